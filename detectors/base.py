@@ -1,0 +1,179 @@
+"""The contract of every detector, and all that is the same for all of them.
+
+A detector is its parameters plus one frozen state. An author writes ``learn``, which turns rows
+into a state, and ``anomaly_scores``, which turns a state and rows into scores, both pure; where
+the mathematics gives them, also ``attribute`` and (in ``AdditiveDetector``) ``statistics`` and
+``conclude``. Validation and scikit-learn's face are written here, once. Scores grow with anomaly;
+scikit-learn's opposite sign exists in this module and nowhere else.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, OutlierMixin
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from detectors.arrays import Attributions, Rows, Scores
+
+LARGEST = np.finfo(np.float64).max
+LARGEST_LEARNED = 1e70  # sums of fourth powers over any number of rows that memory holds stay finite
+
+StateT = TypeVar("StateT")
+StatisticsT = TypeVar("StatisticsT", bound="Statistics")
+
+
+class Statistics(Protocol):
+    """Sums over rows: ``+`` joins two disjoint sets of rows, ``-`` takes a subset out again."""
+
+    def __add__(self, other: Self) -> Self: ...
+
+    def __sub__(self, other: Self) -> Self: ...
+
+
+class Detector(OutlierMixin, BaseEstimator, ABC, Generic[StateT]):  # type: ignore[misc]  # sklearn is untyped
+    """Base of all detectors. Subclasses are final and write ``__init__``, ``learn`` and ``anomaly_scores``."""
+
+    State: ClassVar[type]  # the frozen dataclass that ``learn`` returns
+    VARIANTS: ClassVar[tuple[dict[str, Any], ...]] = ({},)  # parameters under which the contract is checked
+    _parameter_constraints: ClassVar[dict[str, Any]] = {}  # legal values, in scikit-learn's notation
+    contamination: float
+    state_: StateT
+
+    @abstractmethod
+    def learn(self, rows: Rows) -> StateT:
+        """State of normal ``rows`` (n, d), n >= 2, finite float64."""
+
+    @abstractmethod
+    def anomaly_scores(self, state: StateT, rows: Rows) -> Scores:
+        """Score (n,) of each of ``rows`` (n, d) under ``state``; each row is scored alone."""
+
+    def attribute(self, state: StateT, rows: Rows) -> Attributions:
+        """Share (n, d) of each feature in the score of each row; shares add up to the score."""
+        raise NotImplementedError(f"{type(self).__name__} gives no attribution")
+
+    def fit(self, X: ArrayLike, y: Any = None) -> Self:
+        """Learn the state of normal rows ``X`` (n, d); ``y`` is ignored.
+
+        Raises ValueError for fewer than two rows, for values that are not finite, and for values so
+        large that their squares are not.
+        """
+        self._validate_params()
+        rows = self._learnable(X, reset=True, ensure_min_samples=2)
+        self.state_ = self.learn(rows)
+        self.offset_ = -np.quantile(self._scored(rows), 1 - self.contamination)
+        return self
+
+    def scores(self, X: ArrayLike) -> Scores:
+        """Score (n,) of each row of ``X`` (n, d), higher = more anomalous, always finite."""
+        check_is_fitted(self, "state_")
+        return self._scored(self._validated(X, reset=False))
+
+    def attributions(self, X: ArrayLike) -> Attributions:
+        """Share (n, d) of each feature in the score of each row of ``X`` (n, d)."""
+        check_is_fitted(self, "state_")
+        return self.attribute(self.state_, self._validated(X, reset=False))
+
+    def score_samples(self, X: ArrayLike) -> Scores:
+        """The scores negated: scikit-learn counts from anomalous up to normal."""
+        return -self.scores(X)
+
+    def decision_function(self, X: ArrayLike) -> Scores:
+        """``score_samples`` shifted so that the share ``contamination`` of the training rows is negative."""
+        samples = self.score_samples(X)
+        if not hasattr(self, "offset_"):
+            raise NotFittedError(
+                f"this {type(self).__name__} has no threshold: partial_fit, merge and forget never see all rows "
+                "at once. Use scores() with a Calibration on held-out rows, or fit()"
+            )
+        return samples - self.offset_
+
+    def predict(self, X: ArrayLike) -> NDArray[np.int_]:
+        """+1 for rows within the threshold of ``contamination``, -1 beyond it."""
+        return np.where(self.decision_function(X) >= 0, 1, -1)
+
+    def _scored(self, rows: Rows) -> Scores:
+        """Scores of validated rows; one too large for float64 becomes the largest float64."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            scores = self.anomaly_scores(self.state_, rows)
+        return np.where(np.isfinite(scores), scores, LARGEST)
+
+    def _learnable(self, X: ArrayLike, *, reset: bool, ensure_min_samples: int = 1) -> Rows:
+        rows = self._validated(X, reset=reset, ensure_min_samples=ensure_min_samples)
+        largest = max(rows.max(), -rows.min())
+        if largest > LARGEST_LEARNED:
+            raise ValueError(f"values up to {largest:.3g} are too large to learn: scale the features to below {LARGEST_LEARNED:.0e}")
+        return rows
+
+    def _validated(self, X: ArrayLike, *, reset: bool, ensure_min_samples: int = 1) -> Rows:
+        try:
+            rows: Rows = validate_data(self, X, dtype=np.float64, reset=reset, ensure_min_samples=ensure_min_samples)
+        except ValueError as error:
+            raise ValueError(f"{error}{_first_bad_value(X)}") from None
+        return rows
+
+
+class AdditiveDetector(Detector[StateT], Generic[StateT, StatisticsT]):
+    """Base of detectors whose state follows from sums over rows.
+
+    Such a detector learns in blocks, on many machines, and can unlearn. Its state carries the sums
+    as ``state_.statistics``.
+    """
+
+    @abstractmethod
+    def statistics(self, rows: Rows) -> StatisticsT:
+        """Sums over ``rows`` (n, d)."""
+
+    @abstractmethod
+    def conclude(self, statistics: StatisticsT) -> StateT:
+        """State of the rows that were summed; equals ``learn`` of them.
+
+        Raises ValueError for parameters under which the sums do not suffice.
+        """
+
+    def partial_fit(self, X: ArrayLike, y: Any = None) -> Self:
+        """Add rows ``X`` (n, d) to those learned so far; one row is enough. ``y`` is ignored."""
+        first = not hasattr(self, "state_")
+        if first:
+            self._validate_params()
+        statistics = self.statistics(self._learnable(X, reset=first))
+        return self._conclude(statistics if first else self._sums() + statistics)
+
+    def forget(self, X: ArrayLike) -> Self:
+        """Take rows ``X`` (n, d), learned before, out again: the state is that of the other rows."""
+        check_is_fitted(self, "state_")
+        return self._conclude(self._sums() - self.statistics(self._validated(X, reset=False)))
+
+    def merge(self, other: Self) -> Self:
+        """Add the rows that ``other``, of the same parameters and width, has learned."""
+        check_is_fitted(self, "state_")
+        check_is_fitted(other, "state_")
+        if type(other) is not type(self) or other.get_params() != self.get_params():
+            raise ValueError("only detectors of the same type and parameters can be merged")
+        if other.n_features_in_ != self.n_features_in_:
+            raise ValueError(f"cannot merge {other.n_features_in_} features into {self.n_features_in_}")
+        return self._conclude(self._sums() + other._sums())
+
+    def _sums(self) -> StatisticsT:
+        statistics: StatisticsT | None = self.state_.statistics  # type: ignore[attr-defined]
+        if statistics is None:
+            raise ValueError("this state was loaded for scoring, without its statistics: load it whole to update it")
+        return statistics
+
+    def _conclude(self, statistics: StatisticsT) -> Self:
+        self.state_ = self.conclude(statistics)
+        if hasattr(self, "offset_"):
+            del self.offset_  # it was a quantile over rows that are no longer all the rows
+        return self
+
+
+def _first_bad_value(X: ArrayLike) -> str:
+    """Place of the first value that is not finite, as the end of a sentence; empty if there is none to name."""
+    if not isinstance(X, np.ndarray) or X.dtype.kind != "f" or X.ndim != 2:
+        return ""
+    bad = np.argwhere(~np.isfinite(X))
+    return f" The first such value is at row {bad[0][0]}, column {bad[0][1]}." if len(bad) else ""

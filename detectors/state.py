@@ -1,0 +1,105 @@
+"""A fitted detector as JSON and plain arrays, and back. Nothing is executed; the unknown is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any, get_args, get_origin, get_type_hints
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detectors.base import Detector
+
+FORMAT = 1  # of the JSON text; raised when its meaning changes
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def dumps(kind: str, detector: Detector[Any]) -> tuple[str, Arrays]:
+    """JSON text and named arrays of a fitted detector registered as ``kind``.
+
+    Names are the paths of the state's fields: ``levels.0.mean``. ``statistics`` and all below it
+    serve updates alone and may be left out by who stores them.
+    """
+    header = {
+        "format": FORMAT,
+        "type": kind,
+        "parameters": {name: _plain(value) for name, value in detector.get_params(deep=False).items()},
+        "n_features": int(detector.n_features_in_),
+    }
+    return json.dumps(header, sort_keys=True, allow_nan=False), arrays_of(detector.state_)
+
+
+def loads(text: str, arrays: Arrays, registry: dict[str, type[Detector[Any]]]) -> Detector[Any]:
+    """The detector that ``dumps`` was given, but for scikit-learn's threshold on training rows.
+
+    Raises ValueError for another format, an unknown type or parameter, and for arrays that are
+    missing, left over, or of another type than the state declares.
+    """
+    header = json.loads(text)
+    if header.get("format") != FORMAT:
+        raise ValueError(f"state format {header.get('format')!r} is unknown: this build reads format {FORMAT}")
+    cls = registry.get(header["type"])
+    if cls is None:
+        raise ValueError(f"detector type {header['type']!r} is unknown: this build has {sorted(registry)}")
+    unknown = set(header["parameters"]) - set(cls().get_params(deep=False))
+    if unknown:
+        raise ValueError(f"parameters {sorted(unknown)} are unknown to detector type {header['type']!r}")
+    detector = cls(**header["parameters"])
+    left = dict(arrays)
+    detector.state_ = _build(cls.State, "", left)
+    if left:
+        raise ValueError(f"arrays {sorted(left)} belong to no field of {cls.State.__name__}")
+    detector.n_features_in_ = header["n_features"]
+    return detector
+
+
+def arrays_of(state: Any, prefix: str = "") -> Arrays:
+    """Arrays of a state by the path of their field; numbers become arrays without dimensions."""
+    arrays: Arrays = {}
+    for field in dataclasses.fields(state):
+        name, value = prefix + field.name, getattr(state, field.name)
+        if isinstance(value, tuple):
+            for index, item in enumerate(value):
+                arrays |= arrays_of(item, f"{name}.{index}.")
+        elif dataclasses.is_dataclass(value):
+            arrays |= arrays_of(value, f"{name}.")
+        elif value is not None:
+            arrays[name] = np.asarray(value)
+    return arrays
+
+
+def _build(cls: type, prefix: str, arrays: Arrays) -> Any:
+    """An instance of dataclass ``cls`` from the arrays below ``prefix``, which are taken out of ``arrays``."""
+    hints = get_type_hints(cls)
+    return cls(**{f.name: _field(hints[f.name], prefix + f.name, arrays) for f in dataclasses.fields(cls)})
+
+
+def _field(hint: Any, name: str, arrays: Arrays) -> Any:
+    if get_origin(hint) is tuple:
+        items = []
+        while any(key.startswith(f"{name}.{len(items)}.") for key in arrays):
+            items.append(_build(get_args(hint)[0], f"{name}.{len(items)}.", arrays))
+        return tuple(items)
+    optional = [arg for arg in get_args(hint) if dataclasses.is_dataclass(arg)]
+    if optional:
+        present = any(key.startswith(f"{name}.") for key in arrays)
+        return _build(optional[0], f"{name}.", arrays) if present else None  # type: ignore[arg-type]
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, f"{name}.", arrays)  # type: ignore[arg-type]
+    if name not in arrays:
+        raise ValueError(f"array {name!r} is missing")
+    array = arrays.pop(name)
+    if hint in (int, float):
+        if array.shape != () or array.dtype.kind not in "iuf":
+            raise ValueError(f"array {name!r} must be one number, not {array.dtype} of shape {array.shape}")
+        return hint(array)
+    if array.dtype.kind != "f":
+        raise ValueError(f"array {name!r} must hold floating-point numbers, not {array.dtype}")
+    return array
+
+
+def _plain(value: Any) -> Any:
+    """A parameter as JSON has it: arrays and numpy numbers become lists and numbers."""
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value

@@ -1,0 +1,159 @@
+"""The web application, built from its parts by one function."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from importlib.resources import files
+from typing import Any
+
+import fastapi_offline
+from anyio import to_thread
+from fastapi import FastAPI, Request, Response
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
+from fastapi.staticfiles import StaticFiles
+from prometheus_client.exposition import choose_encoder
+from threadpoolctl import threadpool_limits
+
+from service import __version__, errors, problems
+from service.gate import BodyLimit, Gate, Watch
+from service.metrics import Metrics
+from service.routes import SCHEMAS, Service, router
+from service.schemas import Readiness, Refused
+from service.settings import Settings
+from service.store import Store
+from service.versions import Versions
+
+log = logging.getLogger(__name__)
+
+AWAY_SECONDS = 1.0  # between tries to reach a store that does not answer
+CONSOLE = files("service") / "console"
+DESCRIPTION = """
+Scores, calibrated p-values and decisions for rows and images, by numbered versions of fitted detectors.
+
+A *p-value* is the probability, for a normal row, of a score at least as large; a row is an *outlier* if its
+p-value is at most *alpha*, the false-alarm rate that you accept. Errors are problems in the form of RFC 9457.
+"""
+
+
+def create_app(settings: Settings, store: Store) -> FastAPI:
+    """The service on ``store``. It starts to load versions when it starts up, and answers meanwhile."""
+    metrics = Metrics()
+    threads = settings.threads or os.cpu_count() or 1
+    service = Service(
+        settings=settings,
+        store=store,
+        versions=Versions(store, settings, metrics),
+        metrics=metrics,
+        gate=Gate(threads, settings.queue, metrics),
+    )
+    app = FastAPI(title="farfield", version=__version__, description=DESCRIPTION, lifespan=_lifespan, docs_url=None, redoc_url=None)
+    app.state.service = service
+    app.include_router(router)
+    _add_health(app, service)
+    _add_pages(app)
+    _complete_openapi(app)
+    problems.install(app)
+    app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
+    app.add_middleware(Watch, metrics=metrics)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    service: Service = app.state.service
+    # Requests run beside each other; a second thread inside each matrix product would only get in their way.
+    with threadpool_limits(1, user_api="blas"):
+        watcher = asyncio.create_task(_keep_fresh(service))
+        yield
+        watcher.cancel()
+        with suppress(asyncio.CancelledError):
+            await watcher
+
+
+async def _keep_fresh(service: Service) -> None:
+    """Load what there is, then follow moved aliases, for as long as the process lives."""
+    away = False
+    while True:
+        try:
+            if not service.versions.ready:
+                await to_thread.run_sync(service.versions.start)
+            await to_thread.run_sync(service.versions.refresh)
+            if away:
+                log.info("the store answers again")
+            away = False
+            await asyncio.sleep(service.settings.refresh_seconds)
+        except errors.StoreUnavailable as error:
+            if not away:
+                log.warning("%s; versions in memory go on serving", error)
+            away = True
+            service.metrics.store_error()
+            with suppress(errors.ServiceError):
+                await to_thread.run_sync(service.store.ping)  # starts an embedded server again
+            await asyncio.sleep(AWAY_SECONDS)
+        except Exception:
+            log.exception("versions could not be refreshed")
+            await asyncio.sleep(AWAY_SECONDS)
+
+
+def _add_health(app: FastAPI, service: Service) -> None:
+    @app.get("/livez", tags=["health"], summary="Whether the process answers")
+    async def livez() -> dict[str, bool]:
+        return {"live": True}
+
+    @app.get("/readyz", tags=["health"], summary="Whether versions are loaded and checked", responses={503: {"model": Readiness}})
+    def readyz() -> JSONResponse:
+        """Not ready before the first look at the store, nor if every version found there was refused."""
+        loaded, refused = service.versions.loaded(), service.versions.refused()
+        ready = service.versions.ready and (bool(loaded) or not refused)
+        try:
+            store = service.store.ping()
+        except errors.ServiceError as error:
+            store = str(error)
+        body = Readiness(ready=ready, store=store, loaded=len(loaded), refused=[Refused(**item) for item in refused])  # type: ignore[arg-type]
+        return JSONResponse(body.model_dump(), 200 if ready else 503)
+
+    @app.get("/metrics", tags=["health"], summary="Metrics in Prometheus' text form", response_class=Response)
+    def metrics(request: Request) -> Response:
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(service.metrics.registry), media_type=content_type)
+
+
+def _add_pages(app: FastAPI) -> None:
+    """The console and the API documentation, with all that they need: no page asks another host for anything."""
+    app.mount("/assets/docs", StaticFiles(packages=[(fastapi_offline.__name__, "static")]), name="docs-assets")
+    app.mount("/assets/console", StaticFiles(directory=str(CONSOLE)), name="console-assets")
+
+    @app.get("/", include_in_schema=False)
+    def console() -> FileResponse:
+        return FileResponse(str(CONSOLE / "index.html"))
+
+    @app.get("/docs", include_in_schema=False)
+    def docs() -> HTMLResponse:
+        return get_swagger_ui_html(
+            openapi_url=app.openapi_url or "",
+            title="farfield API",
+            swagger_js_url="/assets/docs/swagger-ui-bundle.js",
+            swagger_css_url="/assets/docs/swagger-ui.css",
+            swagger_favicon_url="/assets/console/icon.svg",
+        )
+
+
+def _complete_openapi(app: FastAPI) -> None:
+    """Add the schemas that only texts refer to, because the routes read their bodies themselves."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = generate()
+            for schema in SCHEMAS:
+                definition = schema.model_json_schema(ref_template="#/components/schemas/{model}")
+                definition.pop("$defs", None)
+                document["components"]["schemas"].setdefault(schema.__name__, definition)
+        return app.openapi_schema or {}
+
+    app.openapi = openapi  # type: ignore[method-assign]  # the way FastAPI documents

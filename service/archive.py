@@ -1,0 +1,148 @@
+"""Between a fitted detector in memory and its stored form, a manifest with blobs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load, save
+
+from detectors import REGISTRY, Calibration, dumps, loads
+from models import Device, Extractor, Level, ModelError, Preprocessing, Tap
+from service import __version__
+from service.engine import Batch, EncodedImage, Fitted, Golden, Recipe
+from service.manifest import (
+    BlobReference,
+    CalibrationRecord,
+    ExtractorRecord,
+    GoldenRecord,
+    LevelRecord,
+    Manifest,
+    Source,
+)
+from service.store import CHUNK_BYTES
+
+STATISTICS = "statistics."  # prefix of the state's arrays that scoring does without
+
+
+class ArchiveError(ValueError):
+    """The manifest and its blobs do not make a detector; says why."""
+
+
+def pack(fitted: Fitted, name: str, source: Source) -> tuple[Manifest, dict[str, bytes]]:
+    """Manifest of ``fitted`` as a version of detector ``name``, and the bytes of its blobs."""
+    state, arrays = dumps(fitted.recipe.type, fitted.detector)
+    statistics = {key: value for key, value in arrays.items() if key.startswith(STATISTICS)}
+    blobs = {
+        "state": _save({key: value for key, value in arrays.items() if key not in statistics}),
+        "calibration": _save({"scores": fitted.calibration.scores}),
+        "golden": _save(_golden_arrays(fitted.golden)),
+    }
+    if statistics:
+        blobs["statistics"] = _save(statistics)
+    extractor = None
+    if fitted.extractor:
+        blobs["extractor"] = fitted.extractor.onnx_file
+        extractor = ExtractorRecord(digest=fitted.extractor.digest, spec=fitted.extractor.spec())
+    manifest = Manifest(
+        schema=1,
+        writer=f"farfield {__version__}",
+        detector=name,
+        type=fitted.recipe.type,
+        parameters=json.loads(state)["parameters"],
+        levels=[LevelRecord(name=level.name, width=level.width) for level in fitted.levels],
+        feature_names=fitted.feature_names,
+        extractor=extractor,
+        n_fit=fitted.n_fit,
+        calibration=CalibrationRecord(n=len(fitted.calibration.scores)),
+        alpha=fitted.recipe.alpha,
+        seed=fitted.recipe.seed,
+        source=source,
+        golden=_golden_record(fitted.golden),
+        state=state,
+        blobs={key: BlobReference.to(data, CHUNK_BYTES) for key, data in sorted(blobs.items())},
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    return manifest, blobs
+
+
+def unpack(
+    manifest: Manifest,
+    blob: Callable[[str], bytes],
+    *,
+    device: Device = "auto",
+    require_device: bool = False,
+    threads: int = 1,
+) -> Fitted:
+    """The detector of a stored version, ready to score. ``blob`` gives the bytes of a blob by its name.
+
+    Raises ArchiveError where a blob is not what the manifest says.
+    """
+    try:
+        detector = loads(manifest.state, load(blob("state")), REGISTRY)
+        calibration = Calibration.of(load(blob("calibration"))["scores"])
+        golden = _golden(manifest.golden, load(blob("golden")))
+        extractor = None
+        if manifest.extractor:
+            extractor = _extractor(manifest.extractor, blob("extractor"), device, require_device, threads)
+    except (ModelError, ValueError, KeyError, TypeError) as error:
+        raise ArchiveError(str(error)) from None
+    return Fitted(
+        recipe=Recipe(type=manifest.type, parameters=manifest.parameters, alpha=manifest.alpha, seed=manifest.seed),
+        detector=detector,
+        calibration=calibration,
+        levels=tuple(Level(level.name, level.width) for level in manifest.levels),
+        extractor=extractor,
+        golden=golden,
+        n_fit=manifest.n_fit,
+        feature_names=manifest.feature_names,
+    )
+
+
+def _extractor(record: ExtractorRecord, onnx_file: bytes, device: Device, require: bool, threads: int) -> Extractor:
+    preprocessing = record.spec["preprocessing"]
+    extractor = Extractor(
+        onnx_file,
+        preprocessing=Preprocessing.from_json(preprocessing) if preprocessing else None,
+        taps=[Tap(**tap) for tap in record.spec["taps"]],
+        device=device,
+        require_device=require,
+        threads=threads,
+    )
+    if extractor.digest != record.digest:
+        raise ArchiveError(f"the extractor has digest {extractor.digest[:12]}, not {record.digest[:12]} as the manifest says")
+    return extractor
+
+
+def _golden_record(golden: Golden) -> GoldenRecord:
+    rows, inputs = len(golden.features), len(golden.inputs)
+    return GoldenRecord(rows=rows, inputs=inputs, relative=golden.relative, absolute=golden.absolute)
+
+
+def _golden_arrays(golden: Golden) -> dict[str, NDArray[Any]]:
+    arrays: dict[str, NDArray[Any]] = {
+        "features": golden.features,
+        "scores": golden.scores,
+        "input_scores": golden.input_scores,
+    }
+    if golden.inputs.rows is not None:
+        arrays["rows"] = golden.inputs.rows
+    for index, image in enumerate(golden.inputs.images or ()):
+        arrays[f"image.{index}"] = np.frombuffer(image, np.uint8) if isinstance(image, bytes) else image
+    return arrays
+
+
+def _golden(record: GoldenRecord, arrays: dict[str, NDArray[Any]]) -> Golden:
+    images: list[EncodedImage] = []
+    while (image := arrays.get(f"image.{len(images)}")) is not None:
+        images.append(image.tobytes() if image.ndim == 1 else image)
+    inputs = Batch(rows=arrays.get("rows"), images=images or None)
+    return Golden(arrays["features"], arrays["scores"], inputs, arrays["input_scores"], record.relative, record.absolute)
+
+
+def _save(arrays: dict[str, NDArray[Any]]) -> bytes:
+    return save({name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()})

@@ -1,0 +1,119 @@
+"""Request bodies to batches: JSON, ``.npy`` and images, each checked before any of it is believed."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from service.engine import Batch
+from service.errors import InvalidInput, TooLarge
+from service.settings import Settings
+
+NPY_MAGIC = b"\x93NUMPY"
+
+
+def parse_json(body: bytes) -> tuple[Any, dict[str, Any]]:
+    """``rows`` as they stand in a JSON object, and its other members."""
+    try:
+        data = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidInput(f"the body is not JSON: {error} (JSON has no NaN or Infinity)", "#") from None
+    if not isinstance(data, dict) or "rows" not in data:
+        raise InvalidInput('the body must be an object with a member "rows": {"rows": [[0.1, 0.2], [0.3, 0.4]]}', "#/rows")
+    return data.pop("rows"), data
+
+
+def rows_of_json(rows: Any, settings: Settings) -> Batch:
+    """Rows from nested lists of numbers; the first thing that is not as it should be is named."""
+    if not isinstance(rows, list):
+        raise InvalidInput(f"rows must be a list of lists of numbers, not {_kind(rows)}", "#/rows")
+    if not rows:
+        raise InvalidInput("rows is empty: give at least one row", "#/rows")
+    width = len(rows[0]) if isinstance(rows[0], list) else 0
+    _check_size(len(rows), width, settings)
+    for index, row in enumerate(rows):
+        if not isinstance(row, list):
+            raise InvalidInput(f"row {index} must be a list of numbers, not {_kind(row)}", f"#/rows/{index}")
+        if len(row) != width or width == 0:
+            raise InvalidInput(f"row {index} has {len(row)} numbers where row 0 has {width}", f"#/rows/{index}")
+    try:
+        array = np.array(rows, dtype=object if _mixed(rows) else np.float64)
+    except (ValueError, TypeError, OverflowError):
+        array = np.empty(0, dtype=object)
+    if array.dtype == object:
+        _name_the_odd_one(rows)
+    return Batch(rows=array)
+
+
+def batch_of_npy(body: bytes, settings: Settings) -> Batch:
+    """Rows [n, d], or images [n, height, width, 3] of bytes, read in place from the body."""
+    array = parse_npy(body)
+    if array.ndim == 4 and array.dtype == np.uint8:
+        if array.shape[3] != 3 or 0 in array.shape[1:3]:
+            raise InvalidInput(f"the array has shape {list(array.shape)}; images are [n, height, width, 3]", "#/rows")
+        if array.shape[1] * array.shape[2] > settings.max_pixels:
+            raise TooLarge(f"images of {array.shape[1]} x {array.shape[2]} pixels are over the limit of {settings.max_pixels}")
+        _check_size(len(array), 1, settings)
+        return Batch(images=list(array))
+    if array.ndim != 2:
+        raise InvalidInput(f"the array has shape {list(array.shape)}; [rows, features] is needed", "#/rows")
+    _check_size(*array.shape, settings)
+    return Batch(rows=array)
+
+
+def parse_npy(body: bytes) -> NDArray[Any]:
+    """The array of an ``.npy`` body, without a copy. Its size is compared with its header before it is touched."""
+    stream = io.BytesIO(body)
+    try:
+        version = np.lib.format.read_magic(stream)
+        if version == (1, 0):
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+        elif version == (2, 0):
+            shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
+        else:
+            raise ValueError(f"format version {version[0]}.{version[1]} is not read, only 1.0 and 2.0")
+    except (ValueError, SyntaxError, TypeError, EOFError) as error:
+        raise InvalidInput(f"the body is not an .npy file: {error}", "#") from None
+    if dtype.kind not in "fiub":
+        raise InvalidInput(f"the .npy holds {dtype}; numbers are needed (objects are never read)", "#/rows")
+    expected, found = math.prod(shape) * dtype.itemsize, len(body) - stream.tell()
+    if expected != found:
+        raise InvalidInput(f"the .npy announces {expected} bytes of data, {dtype} {list(shape)}, and {found} came", "#")
+    return np.frombuffer(body, dtype, offset=stream.tell()).reshape(shape, order="F" if fortran else "C")
+
+
+def batch_of_images(images: list[bytes], settings: Settings) -> Batch:
+    if not images:
+        raise InvalidInput("there is no image in the form: send each as a file, in any field", "#/images")
+    _check_size(len(images), 1, settings)
+    return Batch(images=images)
+
+
+def _check_size(rows: int, width: int, settings: Settings) -> None:
+    if rows > settings.max_rows:
+        raise TooLarge(f"{rows} rows in one request; the limit is {settings.max_rows}")
+    if width > settings.max_features:
+        raise TooLarge(f"{width} features in a row; the limit is {settings.max_features}")
+
+
+def _mixed(rows: list[list[Any]]) -> bool:
+    """Whether any value is something that numpy would quietly turn into a number."""
+    return any(isinstance(value, str | bool) or value is None for row in rows for value in row)
+
+
+def _name_the_odd_one(rows: list[list[Any]]) -> None:
+    for i, row in enumerate(rows):
+        for j, value in enumerate(row):
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise InvalidInput(f"row {i}, feature {j} is {_kind(value)}; a number is needed", f"#/rows/{i}/{j}")
+    raise InvalidInput("rows hold a number too large for float64", "#/rows")
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")

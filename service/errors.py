@@ -1,0 +1,93 @@
+"""Everything that the service refuses; the HTTP status of each stands in ``service.problems``.
+
+ServiceError
+  InvalidInput         the request or the data are not what is needed; names the place
+  UnsupportedMedia     a body in a form that is not read
+  TooLarge             a body, an image or a batch over its limit
+  NotFound
+    UnknownDetector
+    UnknownVersion
+    UnknownAlias
+  Conflict
+    AliasMoved         the alias is not where the caller expected it
+    VersionInUse       an alias points at the version that was to be deleted
+    NothingToRollBack  the alias has no earlier version that still exists
+  VersionRefused       the stored version is damaged, or gives other scores than when it was fitted
+  Overloaded           no room for another request now
+  StoreUnavailable     the store did not answer
+  StartupError         the embedded store or the service cannot start
+"""
+
+from __future__ import annotations
+
+
+class ServiceError(Exception):
+    """Base of all refusals; its text is one or more sentences written for the caller."""
+
+
+class InvalidInput(ServiceError):
+    """``pointer`` is the place in the request, as a JSON pointer in a URI fragment: ``#/rows/2/5``."""
+
+    def __init__(self, detail: str, pointer: str | None = None) -> None:
+        super().__init__(detail)
+        self.pointer = pointer
+
+
+class UnsupportedMedia(ServiceError): ...
+
+
+class TooLarge(ServiceError): ...
+
+
+class NotFound(ServiceError): ...
+
+
+class UnknownDetector(NotFound):
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is no detector named {name!r}")
+
+
+class UnknownVersion(NotFound):
+    def __init__(self, name: str, version: int) -> None:
+        super().__init__(f"detector {name!r} has no version {version}")
+
+
+class UnknownAlias(NotFound):
+    def __init__(self, name: str, alias: str) -> None:
+        super().__init__(f"detector {name!r} has no alias {alias!r}")
+
+
+class Conflict(ServiceError): ...
+
+
+class AliasMoved(Conflict):
+    def __init__(self, name: str, alias: str, expected: int, found: int | None) -> None:
+        where = f"at version {found}" if found else "not set"
+        super().__init__(f"alias {alias!r} of detector {name!r} is {where}, not at version {expected} as expected")
+
+
+class VersionInUse(Conflict):
+    def __init__(self, name: str, version: int, aliases: list[str]) -> None:
+        super().__init__(f"version {version} of detector {name!r} is in use by alias {', '.join(aliases)}: move it first")
+
+
+class NothingToRollBack(Conflict):
+    def __init__(self, name: str, alias: str) -> None:
+        super().__init__(f"alias {alias!r} of detector {name!r} has no earlier version to go back to")
+
+
+class VersionRefused(ServiceError):
+    def __init__(self, name: str, version: int, reason: str) -> None:
+        super().__init__(f"version {version} of detector {name!r} was refused: {reason}")
+        self.reason = reason
+
+
+class Overloaded(ServiceError):
+    retry_after = 1  # seconds
+
+
+class StoreUnavailable(ServiceError):
+    retry_after = 1  # seconds
+
+
+class StartupError(ServiceError): ...

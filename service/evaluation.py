@@ -1,0 +1,83 @@
+"""How well a detector ranks labelled rows, and whether it keeps its false-alarm rate."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
+
+from models import Extractor
+from service.engine import Batch, Recipe, extract, fit, score
+from service.errors import InvalidInput
+
+TEST_SHARE = 0.3  # of the normal rows; all anomalous rows are tested
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Figures of one detector type on rows that it has not seen. Rates are shares from 0 to 1."""
+
+    type: str
+    auroc: float
+    aupr: float
+    fpr_at_95_tpr: float
+    alpha: float
+    false_alarm_rate: float  # share of normal test rows called outliers at alpha
+    detection_rate: float  # share of anomalous test rows called outliers at alpha
+    n_fit: int
+    n_calibration: int
+    n_normal: int
+    n_anomalous: int
+    fit_seconds: float
+    score_seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def evaluate(recipe: Recipe, batch: Batch, labels: NDArray[Any], extractor: Extractor | None = None) -> Evaluation:
+    """Fit on 70 % of the normal rows (label 0), test on the other 30 % and on all anomalous rows (label 1)."""
+    anomalous = _anomalous(labels)
+    normal = np.random.default_rng(recipe.seed).permutation(np.flatnonzero(~anomalous))
+    n_test = round(TEST_SHARE * len(normal))
+    features = Batch(rows=extract(extractor, batch))  # extracted once, for both parts
+    start = time.perf_counter()
+    fitted = fit(recipe, features.take(np.sort(normal[n_test:])))
+    fitted_at = time.perf_counter()
+    test = np.concatenate([normal[:n_test], np.flatnonzero(anomalous)])
+    verdicts = score(fitted, features.take(test))
+    scored_at = time.perf_counter()
+    truth = anomalous[test]
+    return Evaluation(
+        type=recipe.type,
+        auroc=float(roc_auc_score(truth, verdicts.scores)),
+        aupr=float(average_precision_score(truth, verdicts.scores)),
+        fpr_at_95_tpr=fpr_at_tpr(truth, verdicts.scores, 0.95),
+        alpha=recipe.alpha,
+        false_alarm_rate=float(verdicts.is_outlier[~truth].mean()),
+        detection_rate=float(verdicts.is_outlier[truth].mean()),
+        n_fit=fitted.n_fit,
+        n_calibration=len(fitted.calibration.scores),
+        n_normal=int((~truth).sum()),
+        n_anomalous=int(truth.sum()),
+        fit_seconds=fitted_at - start,
+        score_seconds=scored_at - fitted_at,
+    )
+
+
+def fpr_at_tpr(truth: NDArray[np.bool_], scores: NDArray[np.float64], tpr: float) -> float:
+    """Smallest false-positive rate of a threshold that finds at least the share ``tpr`` of the positives."""
+    fprs, tprs, _ = roc_curve(truth, scores, drop_intermediate=False)
+    return float(fprs[np.searchsorted(tprs, tpr, side="left")])
+
+
+def _anomalous(labels: NDArray[Any]) -> NDArray[np.bool_]:
+    values = np.unique(labels)
+    if not np.isin(values, [0, 1]).all() or len(values) != 2:
+        raise InvalidInput(f"labels must be 0 for normal and 1 for anomalous, with both present; found {values[:5].tolist()}", "#/labels")
+    found: NDArray[np.bool_] = labels.astype(bool)
+    return found

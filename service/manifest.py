@@ -1,0 +1,123 @@
+"""The stored form of a version: one canonical JSON manifest, and blobs that it names by sha256."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+SCHEMA = 1  # raised when the meaning of a field changes
+
+
+class ManifestError(ValueError):
+    """The text is no manifest that this build can read; says why."""
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BlobReference(Part):
+    """Where the bytes of a blob are: ``chunks`` pieces of ``chunk_bytes`` each, the last one shorter."""
+
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    size: int = Field(ge=0)
+    chunk_bytes: int = Field(gt=0)
+
+    @property
+    def chunks(self) -> int:
+        return -(-self.size // self.chunk_bytes)
+
+    @classmethod
+    def to(cls, data: bytes, chunk_bytes: int) -> Self:
+        return cls(sha256=hashlib.sha256(data).hexdigest(), size=len(data), chunk_bytes=chunk_bytes)
+
+
+class LevelRecord(Part):
+    name: str
+    width: int = Field(gt=0)
+
+
+class ExtractorRecord(Part):
+    """``spec`` is what ``models.Extractor.spec`` gives; the ONNX file is the blob ``extractor``."""
+
+    digest: str
+    spec: dict[str, Any]
+
+
+class CalibrationRecord(Part):
+    """The held-out scores themselves are the blob ``calibration``."""
+
+    method: Literal["split-conformal"] = "split-conformal"
+    n: int = Field(gt=0)
+
+
+class GoldenRecord(Part):
+    """How closely a loaded version must give again the scores in the blob ``golden``.
+
+    ``relative`` is for rows of features; ``absolute``, in the unit of the score, is for raw inputs,
+    whose features differ a little between processors.
+    """
+
+    rows: int = Field(ge=0)
+    inputs: int = Field(ge=0)
+    relative: float = Field(gt=0)
+    absolute: float = Field(gt=0)
+
+
+class Source(Part):
+    """The data of the fit: a name for people, and the sha256 of all rows."""
+
+    name: str
+    rows: int
+    sha256: str
+
+
+class Manifest(Part):
+    """All that is known of a version but its number, which is its place in the store."""
+
+    schema_: Literal[1] = Field(SCHEMA, alias="schema")
+    writer: str
+    detector: str
+    type: str
+    parameters: dict[str, Any]
+    levels: list[LevelRecord]
+    feature_names: list[str] | None = None
+    extractor: ExtractorRecord | None = None
+    n_fit: int
+    calibration: CalibrationRecord
+    alpha: float = Field(gt=0, lt=1)
+    seed: int
+    source: Source
+    golden: GoldenRecord
+    state: str  # the JSON text of detectors.dumps; its arrays are the blobs `state` and `statistics`
+    blobs: dict[str, BlobReference]
+    parent: int | None = None
+    created: str
+
+    @property
+    def width(self) -> int:
+        return sum(level.width for level in self.levels)
+
+    def canonical(self) -> bytes:
+        """UTF-8 JSON with sorted keys and no blanks: equal manifests give equal bytes."""
+        data = self.model_dump(mode="json", by_alias=True)
+        return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+    @classmethod
+    def parse(cls, text: bytes) -> Self:
+        """The manifest in ``text``; raises ManifestError for another schema and for anything malformed."""
+        try:
+            data = json.loads(text)
+        except ValueError as error:
+            raise ManifestError(f"its manifest is no JSON: {error}") from None
+        found = data.get("schema") if isinstance(data, dict) else None
+        if found != SCHEMA:
+            raise ManifestError(f"its manifest has schema {found!r}; this build, which reads schema {SCHEMA}, is too old or too new")
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ManifestError(f"its manifest is malformed at {'.'.join(map(str, first['loc']))}: {first['msg']}") from None

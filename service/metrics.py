@@ -1,0 +1,170 @@
+"""Every metric of the service, declared here once; other modules only tell what happened."""
+
+from __future__ import annotations
+
+import platform
+import threading
+from collections.abc import Iterator
+from datetime import datetime
+
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.registry import Collector
+
+from service import __version__
+from service.engine import Fitted, Verdicts
+from service.manifest import Manifest
+
+# Even steps, so that uniform p-values fill them evenly, and small ones, where alarms are decided.
+P_VALUE_BUCKETS = (0.001, 0.005, 0.01, 0.05, *(round(0.1 * i, 1) for i in range(1, 11)))
+SCORE_QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
+SCORE_MULTIPLES = (1.25, 1.5, 2.0, 4.0, 10.0)  # of the largest calibration score
+SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Distribution(Collector):
+    """Histograms by detector and version, each with buckets of its own, filled a batch at a time.
+
+    The client library's histogram takes one value at a time and has the same buckets for all
+    labels; scores come in batches, and their unit differs from version to version.
+    """
+
+    def __init__(self, name: str, help_text: str) -> None:
+        self._name, self._help = name, help_text
+        self._edges: dict[tuple[str, str], NDArray[np.float64]] = {}
+        self._counts: dict[tuple[str, str], NDArray[np.int64]] = {}
+        self._sums: dict[tuple[str, str], float] = {}
+        self._lock = threading.Lock()
+
+    def declare(self, labels: tuple[str, str], edges: NDArray[np.float64]) -> None:
+        with self._lock:
+            self._edges[labels] = edges
+            self._counts[labels] = np.zeros(len(edges) + 1, dtype=np.int64)
+            self._sums[labels] = 0.0
+
+    def observe(self, labels: tuple[str, str], values: NDArray[np.float64]) -> None:
+        with self._lock:
+            if labels not in self._edges:
+                return  # unloaded since the request began
+            edges = self._edges[labels]
+            self._counts[labels] += np.bincount(np.searchsorted(edges, values), minlength=len(edges) + 1)
+            self._sums[labels] += float(values.sum())
+
+    def forget(self, labels: tuple[str, str]) -> None:
+        with self._lock:
+            for table in (self._edges, self._counts, self._sums):
+                table.pop(labels, None)
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        family = HistogramMetricFamily(self._name, self._help, labels=("detector", "version"))
+        with self._lock:
+            for labels, edges in self._edges.items():
+                bounds = [*(repr(float(edge)) for edge in edges), "+Inf"]
+                cumulated = np.cumsum(self._counts[labels])
+                family.add_metric(labels, list(zip(bounds, cumulated.tolist(), strict=True)), self._sums[labels])
+        yield family
+
+
+class Metrics:
+    """The metrics of one process. Labels are bounded: names and numbers of what is loaded, routes, stages, codes."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        by_version = ("detector", "version")
+        self._requests = Counter("farfield_requests", "Requests by route and status code.", ("route", "code"), registry=registry)
+        self._durations = Histogram(
+            "farfield_request_duration_seconds", "Time from the first byte read to the last written.",
+            ("route",), buckets=SECONDS_BUCKETS, registry=registry,
+        )  # fmt: skip
+        self._stages = Histogram(
+            "farfield_stage_duration_seconds", "Time spent in each stage of scoring a request.",
+            ("stage",), buckets=SECONDS_BUCKETS, registry=registry,
+        )  # fmt: skip
+        self._rows = Counter("farfield_rows_scored", "Rows scored.", by_version, registry=registry)
+        self._outliers = Counter("farfield_outliers", "Rows called outliers.", by_version, registry=registry)
+        self._scores = Distribution("farfield_score", "Scores, higher = more anomalous; buckets by the calibration scores.")
+        self._p_values = Distribution("farfield_p_value", "P-values; uniform while inputs are normal.")
+        self._calibration = Gauge("farfield_calibration_rows", "Held-out rows behind the p-values.", by_version, registry=registry)
+        self._created = Gauge("farfield_version_created_timestamp_seconds", "When the version was fitted.", by_version, registry=registry)
+        self._providers = Gauge(
+            "farfield_extractor_info", "Execution provider of a loaded version's extractor; always 1.",
+            (*by_version, "provider"), registry=registry,
+        )  # fmt: skip
+        self._fallbacks = Counter("farfield_device_fallbacks", "Extractors on the CPU though CUDA was asked for.", registry=registry)
+        self._aliases = Gauge(
+            "farfield_alias_info", "Version that an alias points at; always 1.", ("detector", "alias", "version"), registry=registry
+        )
+        self._refusals = Counter(
+            "farfield_version_refusals", "Stored versions refused as damaged or different.", by_version, registry=registry
+        )
+        self._store_errors = Counter("farfield_store_errors", "Calls that the store did not answer.", registry=registry)
+        self._waiting = Gauge("farfield_queue_depth", "Requests waiting for a thread.", registry=registry)
+        registry.register(self._scores)
+        registry.register(self._p_values)
+        build = Info("farfield_build", "Version of farfield and of Python.", registry=registry)
+        build.info({"version": __version__, "python": platform.python_version()})
+        self._shown_aliases: dict[str, dict[str, int]] = {}
+        self._lock = threading.Lock()
+
+    def request(self, route: str, code: int, seconds: float) -> None:
+        self._requests.labels(route, code).inc()
+        self._durations.labels(route).observe(seconds)
+
+    def scored(self, name: str, number: int, verdicts: Verdicts) -> None:
+        labels = (name, str(number))
+        self._rows.labels(*labels).inc(len(verdicts.scores))
+        self._outliers.labels(*labels).inc(int(verdicts.is_outlier.sum()))
+        self._scores.observe(labels, verdicts.scores)
+        self._p_values.observe(labels, verdicts.p_values)
+
+    def stages(self, seconds: dict[str, float]) -> None:
+        for stage, spent in seconds.items():
+            self._stages.labels(stage).observe(spent)
+
+    def version_loaded(self, name: str, number: int, manifest: Manifest, fitted: Fitted) -> None:
+        labels = (name, str(number))
+        self._rows.labels(*labels)
+        self._outliers.labels(*labels)
+        self._scores.declare(labels, score_edges(fitted.calibration.scores))
+        self._p_values.declare(labels, np.array(P_VALUE_BUCKETS))
+        self._calibration.labels(*labels).set(manifest.calibration.n)
+        self._created.labels(*labels).set(datetime.fromisoformat(manifest.created).timestamp())
+        if fitted.extractor:
+            self._providers.labels(*labels, fitted.extractor.provider).set(1)
+            self._fallbacks.inc(int(fitted.extractor.fell_back))
+
+    def version_unloaded(self, name: str, number: int) -> None:
+        labels = (name, str(number))
+        for metric in (self._rows, self._outliers, self._calibration, self._created):
+            metric.remove(*labels)
+        self._providers.remove_by_labels({"detector": name, "version": str(number)})
+        self._scores.forget(labels)
+        self._p_values.forget(labels)
+
+    def version_refused(self, name: str, number: int) -> None:
+        self._refusals.labels(name, str(number)).inc()
+
+    def set_aliases(self, name: str, aliases: dict[str, int]) -> None:
+        with self._lock:
+            before = self._shown_aliases.get(name, {})
+            for alias, number in before.items():
+                if aliases.get(alias) != number:
+                    self._aliases.remove(name, alias, str(number))
+            for alias, number in aliases.items():
+                self._aliases.labels(name, alias, str(number)).set(1)
+            self._shown_aliases[name] = aliases
+
+    def store_error(self) -> None:
+        self._store_errors.inc()
+
+    def waiting(self, requests: int) -> None:
+        self._waiting.set(requests)
+
+
+def score_edges(calibration: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Upper bounds of score buckets: quantiles of the calibration scores, and multiples of the largest beyond them."""
+    quantiles = np.quantile(calibration, SCORE_QUANTILES)
+    beyond = quantiles[-1] + abs(quantiles[-1]) * (np.array(SCORE_MULTIPLES) - 1)
+    return np.unique(np.concatenate([quantiles, beyond]))

@@ -1,0 +1,287 @@
+"""The native HTTP interface under ``/v1``. Routes take, compute and answer; they hold no logic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from pydantic import ValidationError
+from starlette.datastructures import UploadFile
+
+from service import codecs, engine, errors
+from service.gate import Gate
+from service.manifest import Manifest
+from service.metrics import Metrics
+from service.names import ALIAS_PATTERN, NAME_PATTERN, checked_alias
+from service.schemas import (
+    AliasHistory,
+    AliasRequest,
+    AliasResponse,
+    DetectorList,
+    DetectorSummary,
+    Options,
+    Problem,
+    ScoreRequest,
+    ScoreResponse,
+    VersionList,
+    VersionSummary,
+)
+from service.settings import Settings
+from service.store import Store
+from service.versions import Loaded, Reference, Routing, Versions, promote
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The parts of one process, made by ``create_app`` and handed to every route."""
+
+    settings: Settings
+    store: Store
+    versions: Versions
+    metrics: Metrics
+    gate: Gate
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+Parts = Annotated[Service, Depends(_service)]
+Name = Annotated[str, Path(pattern=NAME_PATTERN, description="Name of the detector.", examples=["screws"])]
+Alias = Annotated[str, Path(pattern=ALIAS_PATTERN, description="Name of the alias.", examples=["champion"])]
+Number = Annotated[int, Path(gt=0, description="Number of the version.", examples=[3])]
+Query_ = Annotated[Options, Query()]
+
+PROBLEM = {"content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}}
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    404: {"model": Problem, "description": "No such detector, version or alias.", **PROBLEM},
+    422: {"model": Problem, "description": "The input is not what is needed; `errors` names the place.", **PROBLEM},
+    503: {"model": Problem, "description": "Overloaded, store away, or version refused; see `Retry-After`.", **PROBLEM},
+}
+CONFLICT: dict[int | str, dict[str, Any]] = {409: {"model": Problem, "description": "The alias or version is in another state.", **PROBLEM}}
+SCORE: dict[str, Any] = {
+    "response_model": ScoreResponse,
+    "responses": {
+        **PROBLEMS,
+        413: {"model": Problem, "description": "The body or an image is too large.", **PROBLEM},
+        415: {"model": Problem, "description": "The body is in a form that is not read.", **PROBLEM},
+    },
+    "openapi_extra": {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": {"$ref": "#/components/schemas/ScoreRequest"},
+                    "example": {"rows": [[0.1, -0.3], [8.0, 7.5]], "alpha": 0.01, "attribute": 2},
+                },
+                "application/x-npy": {"schema": {"type": "string", "format": "binary", "description": "An .npy file, [rows, features]."}},
+                "multipart/form-data": {
+                    "schema": {
+                        "type": "object",
+                        "properties": {"images": {"type": "array", "items": {"type": "string", "format": "binary"}}},
+                    }
+                },
+                "image/*": {"schema": {"type": "string", "format": "binary", "description": "One image file."}},
+            },
+        }
+    },
+}
+
+router = APIRouter(prefix="/v1")
+
+
+@router.post("/detectors/{name}@{alias}:score", tags=["score"], summary="Score a batch by the version of an alias", **SCORE)
+async def score_by_alias(name: Name, alias: Alias, request: Request, parts: Parts, options: Query_) -> Response:
+    return await _score(parts, name, alias, request, options)
+
+
+@router.post("/detectors/{name}:score", tags=["score"], summary="Score a batch by the default version", **SCORE)
+async def score(name: Name, request: Request, parts: Parts, options: Query_) -> Response:
+    """The default version is that of alias `champion` where it is set, and the latest one otherwise."""
+    return await _score(parts, name, None, request, options)
+
+
+@router.post("/detectors/{name}/versions/{number}:score", tags=["score"], summary="Score a batch by one version", **SCORE)
+async def score_by_version(name: Name, number: Number, request: Request, parts: Parts, options: Query_) -> Response:
+    return await _score(parts, name, number, request, options)
+
+
+@router.get("/detectors", tags=["versions"], summary="All detectors")
+def list_detectors(parts: Parts) -> DetectorList:
+    return DetectorList(detectors=[_summary(parts.store, name) for name in parts.store.names()])
+
+
+@router.get("/detectors/{name}", tags=["versions"], summary="One detector", responses=PROBLEMS)
+def get_detector(name: Name, parts: Parts) -> DetectorSummary:
+    return _summary(parts.store, name)
+
+
+@router.get("/detectors/{name}/versions", tags=["versions"], summary="All versions of a detector", responses=PROBLEMS)
+def list_versions(name: Name, parts: Parts) -> VersionList:
+    numbers, aliases = parts.store.numbers(name), parts.store.aliases(name)
+    if not numbers:
+        raise errors.UnknownDetector(name)
+    return VersionList(versions=[_version(parts.store.manifest(name, n), n, aliases) for n in numbers])
+
+
+@router.get("/detectors/{name}/versions/{number}", tags=["versions"], summary="One version", responses=PROBLEMS)
+def get_version(name: Name, number: Number, parts: Parts) -> VersionSummary:
+    return _version(parts.store.manifest(name, number), number, parts.store.aliases(name))
+
+
+@router.delete(
+    "/detectors/{name}/versions/{number}",
+    tags=["versions"],
+    summary="Delete a version",
+    status_code=204,
+    responses={**PROBLEMS, **CONFLICT},
+)
+def delete_version(name: Name, number: Number, parts: Parts) -> None:
+    """Refused with 409 while an alias points at the version."""
+    parts.store.delete_version(name, number)
+    parts.versions.refresh(name)
+
+
+@router.put("/detectors/{name}/aliases/{alias}", tags=["aliases"], summary="Move an alias", responses={**PROBLEMS, **CONFLICT})
+def put_alias(name: Name, alias: Alias, body: AliasRequest, parts: Parts) -> AliasResponse:
+    """The version is loaded and checked first; one that is damaged is never promoted."""
+    previous = promote(parts.store, parts.settings, name, checked_alias(alias), body.version, expected=body.expected)
+    parts.versions.refresh(name)
+    return AliasResponse(detector=name, alias=alias, version=body.version, previous=previous)
+
+
+@router.get("/detectors/{name}/aliases/{alias}", tags=["aliases"], summary="Where an alias is and was", responses=PROBLEMS)
+def get_alias(name: Name, alias: Alias, parts: Parts) -> AliasHistory:
+    number = Routing(parts.store.aliases(name), parts.store.numbers(name)).number(name, alias)
+    return AliasHistory(detector=name, alias=alias, version=number, history=parts.store.history(name, alias))
+
+
+@router.delete("/detectors/{name}/aliases/{alias}", tags=["aliases"], summary="Remove an alias", status_code=204, responses=PROBLEMS)
+def delete_alias(name: Name, alias: Alias, parts: Parts) -> None:
+    parts.store.delete_alias(name, alias)
+    parts.versions.refresh(name)
+
+
+@router.post(
+    "/detectors/{name}/aliases/{alias}:rollback", tags=["aliases"], summary="Undo the last move", responses={**PROBLEMS, **CONFLICT}
+)
+def rollback(name: Name, alias: Alias, parts: Parts) -> AliasResponse:
+    left, reached = parts.store.rollback(name, alias)
+    parts.versions.refresh(name)
+    return AliasResponse(detector=name, alias=alias, version=reached, previous=left)
+
+
+async def _score(parts: Service, name: str, reference: Reference, request: Request, options: Options) -> Response:
+    loaded = parts.versions.cached(name, reference) or await parts.gate.run(parts.versions.get, name, reference)
+    payload = await _payload(request, parts.settings)
+    content, verdicts = await parts.gate.run(_judge, loaded, payload, options, parts.settings)
+    parts.metrics.scored(name, loaded.number, verdicts)
+    parts.metrics.stages(verdicts.seconds)
+    return Response(content, media_type="application/json")
+
+
+Payload = tuple[str, bytes | list[bytes]]  # "json", "npy" or "images", and what came
+
+
+async def _payload(request: Request, settings: Settings) -> Payload:
+    """The body, read whole but not looked into: that is work for a thread."""
+    media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media == "multipart/form-data":
+        async with request.form(max_files=settings.max_rows, max_part_size=settings.max_body_bytes) as form:
+            return "images", [await part.read() for _, part in form.multi_items() if isinstance(part, UploadFile)]
+    body = await request.body()
+    if media.startswith("image/"):
+        return "images", [body]
+    if media == "application/x-npy" or (media == "application/octet-stream" and body.startswith(codecs.NPY_MAGIC)):
+        return "npy", body
+    if media in ("application/json", ""):
+        return "json", body
+    raise errors.UnsupportedMedia(
+        f"a body of type {media!r} is not read: send application/json, application/x-npy, multipart/form-data or image/png"
+    )
+
+
+def _judge(loaded: Loaded, payload: Payload, options: Options, settings: Settings) -> tuple[bytes, engine.Verdicts]:
+    """The answer to a request, encoded, and the verdicts in it."""
+    seconds: dict[str, float] = {}
+    with engine.timed(seconds, "decode"):
+        batch, options = _decoded(payload, options, settings)
+    verdicts = engine.score(
+        loaded.fitted, batch, alpha=options.alpha, fdr=options.fdr, attribute=options.attribute > 0, max_pixels=settings.max_pixels
+    )
+    with engine.timed(seconds, "encode"):
+        content = orjson.dumps(answer(loaded, verdicts, options.attribute))
+    for stage, spent in seconds.items():
+        verdicts.seconds[stage] = verdicts.seconds.get(stage, 0.0) + spent
+    return content, verdicts
+
+
+def _decoded(payload: Payload, options: Options, settings: Settings) -> tuple[engine.Batch, Options]:
+    form, body = payload
+    if isinstance(body, list):
+        return codecs.batch_of_images(body, settings), options
+    if form == "npy":
+        return codecs.batch_of_npy(body, settings), options
+    rows, others = codecs.parse_json(body)
+    try:
+        options = Options.model_validate(options.model_dump() | others)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise errors.InvalidInput(f"{first['loc'][0]}: {first['msg']}", f"#/{first['loc'][0]}") from None
+    return codecs.rows_of_json(rows, settings), options
+
+
+def answer(loaded: Loaded, verdicts: engine.Verdicts, attribute: int) -> dict[str, Any]:
+    """The answer of ``:score`` as plain data."""
+    columns = zip(verdicts.scores.tolist(), verdicts.p_values.tolist(), verdicts.is_outlier.tolist(), strict=True)
+    results: list[dict[str, Any]] = [{"score": s, "p_value": p, "is_outlier": o} for s, p, o in columns]
+    if verdicts.attributions is not None:
+        for result, shares in zip(results, verdicts.attributions, strict=True):
+            result["attribution"] = loaded.fitted.largest_shares(shares, attribute)
+    calibration = loaded.fitted.calibration
+    content: dict[str, Any] = {
+        "detector": loaded.name,
+        "version": loaded.number,
+        "alpha": verdicts.alpha,
+        "threshold": verdicts.threshold if verdicts.threshold != float("inf") else None,
+        "n_calibration": len(calibration.scores),
+    }
+    if verdicts.alpha < calibration.smallest_p_value:
+        content["warning"] = (
+            f"alpha is below {calibration.smallest_p_value:.3g}, the smallest p-value that "
+            f"{len(calibration.scores)} calibration rows can give: nothing can be called an outlier"
+        )
+    return {**content, "results": results}
+
+
+def _summary(store: Store, name: str) -> DetectorSummary:
+    routing = Routing(store.aliases(name), store.numbers(name))
+    return DetectorSummary(name=name, default_version=routing.number(name, None), versions=routing.numbers, aliases=routing.aliases)
+
+
+def _version(manifest: Manifest, number: int, aliases: dict[str, int]) -> VersionSummary:
+    extractor = manifest.extractor
+    return VersionSummary(
+        detector=manifest.detector,
+        version=number,
+        aliases=[alias for alias, at in aliases.items() if at == number],
+        type=manifest.type,
+        parameters=manifest.parameters,
+        levels=[level.model_dump() for level in manifest.levels],
+        extractor={"digest": extractor.digest, **extractor.spec} if extractor else None,
+        n_fit=manifest.n_fit,
+        n_calibration=manifest.calibration.n,
+        alpha=manifest.alpha,
+        source=manifest.source.model_dump(),
+        golden_rows=manifest.golden.rows + manifest.golden.inputs,
+        bytes=sum(blob.size for blob in manifest.blobs.values()),
+        parent=manifest.parent,
+        created=manifest.created,
+        writer=manifest.writer,
+    )
+
+
+SCHEMAS = (ScoreRequest, Problem)  # named in the texts above, and so needed in the OpenAPI document

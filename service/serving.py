@@ -1,0 +1,68 @@
+"""Run the service: an address that is free and safe, uvicorn on it, and an orderly end."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import socket
+from collections.abc import Callable
+
+import uvicorn
+
+from service.app import create_app
+from service.errors import StartupError
+from service.settings import Settings
+from service.store import Store
+
+PORTS_TRIED = 20
+
+
+def serve(settings: Settings, *, started: Callable[[str], None] = lambda url: None, strict_port: bool = True) -> None:
+    """Serve until a signal says to stop. ``started`` is told the address as soon as connections are taken.
+
+    Raises StartupError for an address that is taken (unless ``strict_port`` is false, when the next
+    free one serves), or that other machines reach without ``settings.allow_open``.
+    """
+    refuse_open_address(settings)
+    listener = listen(settings.host, settings.port, strict=strict_port)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    with listener, Store.open(settings.store, timeout=settings.store_timeout) as store:
+        config = uvicorn.Config(create_app(settings, store), log_config=None, access_log=False, server_header=False)
+        started(address(listener))
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def listen(host: str, port: int, *, strict: bool) -> socket.socket:
+    """A socket that listens on ``port``, or unless ``strict`` on the first free one after it."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    last = port if strict or port == 0 else min(port + PORTS_TRIED, 65535)
+    for candidate in range(port, last + 1):
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, candidate))
+            listener.listen(2048)
+            return listener
+        except OSError as error:
+            listener.close()
+            reason = error.strerror
+    tried = str(port) if last == port else f"{port} to {last}"
+    raise StartupError(f"cannot listen on {host}, port {tried}: {reason}. Choose another with --port, or 0 for any free one")
+
+
+def refuse_open_address(settings: Settings) -> None:
+    """Raise StartupError for an address beyond this machine that nobody has said may be open."""
+    try:
+        local = ipaddress.ip_address(settings.host).is_loopback
+    except ValueError:
+        local = settings.host == "localhost"
+    if not local and not settings.allow_open:
+        raise StartupError(
+            f"{settings.host} can be reached from other machines, and nothing here asks who is calling: "
+            "listen on 127.0.0.1, or say that this is meant with FARFIELD_ALLOW_OPEN=true"
+        )
+
+
+def address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

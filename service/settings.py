@@ -1,0 +1,60 @@
+"""Every setting, read once from ``FARFIELD_*`` variables and ``farfield.toml``, and passed in from there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+MIB = 2**20
+
+
+class Settings(BaseSettings):
+    """Variables win over the file; arguments given by the command line win over both."""
+
+    model_config = SettingsConfigDict(env_prefix="FARFIELD_", toml_file="farfield.toml", frozen=True, extra="forbid")
+
+    store: str = Field(
+        "embedded:./farfield-data",
+        description="Where versions are kept: embedded:FOLDER, redis://, rediss://, redis+sentinel://, redis+cluster://.",
+    )
+    store_timeout: float = Field(0.5, gt=0, description="Seconds after which a call to the store is given up and retried.")
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes any free one.")
+    allow_open: bool = Field(False, description="Whether to listen, without authentication, on an address that other machines reach.")
+    threads: int = Field(0, ge=0, description="Requests scored at the same time; 0 takes the number of cores.")
+    queue: int = Field(64, ge=0, description="Requests that may wait for a thread; more are answered 503.")
+    refresh_seconds: float = Field(
+        0.25, gt=0, description="How often moved aliases are looked up; a promote is served within this time everywhere."
+    )
+    max_loaded_versions: int = Field(64, gt=0, description="Versions held in memory; the least recently used go first.")
+    max_body_bytes: int = Field(256 * MIB, gt=0, description="Largest request body.")
+    max_rows: int = Field(100_000, gt=0, description="Most rows, or images, in one request.")
+    max_features: int = Field(65_536, gt=0, description="Most columns of a row.")
+    max_pixels: int = Field(50_000_000, gt=0, description="Most pixels of one image, decoded.")
+    max_extractor_bytes: int = Field(512 * MIB, gt=0, description="Largest ONNX file.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where extractors run.")
+    require_device: bool = Field(False, description="Refuse versions whose extractor cannot run on the device asked for.")
+    extractor_threads: int = Field(1, ge=0, description="Threads inside one call of an extractor; 0 lets onnxruntime choose.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        **others: Any,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    def embedded_folder(self) -> Path | None:
+        """Data folder of the embedded store; None where the store is a server of somebody else's."""
+        scheme, _, folder = self.store.partition(":")
+        return Path(folder) if scheme == "embedded" else None

@@ -1,0 +1,306 @@
+"""The store: versions, blobs and aliases of detectors in Redis or Valkey, alone, under Sentinel or as a cluster.
+
+Keys of one detector carry its name as hash tag and so lie in one cluster slot:
+
+    farfield:detectors                     set of names
+    farfield:{NAME}:versions               hash, number -> sha256 of the manifest, a blank, the manifest
+    farfield:{NAME}:last                   the last number given; numbers are never given twice
+    farfield:{NAME}:blob:SHA256:INDEX      a chunk of a blob
+    farfield:{NAME}:aliases                hash, alias -> number
+    farfield:{NAME}:history:ALIAS          list, where the alias was before, newest first
+    farfield:{NAME}:done:TOKEN             result of a write, so that a retried one is not done twice
+
+Chunks are written first, with a limited time to live, and made permanent by the one script that
+also adds the version. Until that script has run no reader sees anything; a publisher that dies
+before it leaves nothing but chunks that expire by themselves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Self, TypeVar
+from urllib.parse import parse_qsl, urlsplit
+
+import redis
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.retry import Retry
+
+from service import errors
+from service.embedded import EmbeddedServer
+from service.manifest import BlobReference, Manifest, ManifestError
+
+CHUNK_BYTES = 2**20
+CHUNKS_PER_READ = 16
+ORPHAN_SECONDS = 3600  # time to live of chunks that no version refers to yet
+DONE_SECONDS = 3600
+RETRIES = 3
+RETRIED = (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError, redis.ReadOnlyError)
+
+_LUA = {path.name: path.read_text() for path in files("service").joinpath("lua").iterdir()}
+
+T = TypeVar("T")
+
+
+class Store:
+    """All state of farfield. Every method raises StoreUnavailable when the server cannot be reached."""
+
+    def __init__(self, client: Any, *, server: EmbeddedServer | None = None, orphan_seconds: int = ORPHAN_SECONDS) -> None:
+        self._client = client
+        self._server = server
+        self._orphan_seconds = orphan_seconds
+
+    @classmethod
+    def open(cls, url: str, *, timeout: float = 5.0, orphan_seconds: int = ORPHAN_SECONDS) -> Self:
+        """The store at ``url``, a setting of the form that ``Settings.store`` describes.
+
+        ``timeout`` is the time in seconds for each call and each of its retries. Nothing is connected yet but an embedded
+        server, which is started or joined.
+        """
+        server = None
+        if url.startswith("embedded:"):
+            server = EmbeddedServer.join(Path(url.removeprefix("embedded:")))
+            url = f"unix://{server.socket}"
+        return cls(connect(url, timeout), server=server, orphan_seconds=orphan_seconds)
+
+    def close(self) -> None:
+        self._client.close()
+        if self._server:
+            self._server.leave()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def ping(self) -> str:
+        """Name and version of the server; starts an embedded one again that has died."""
+        with _reached():
+            try:
+                info = self._client.info("server")
+            except redis.ConnectionError:
+                if self._server is None:
+                    raise
+                self._server.ensure_running()
+                info = self._client.info("server")
+        if "redis_version" not in info:  # a cluster answers once per node
+            info = next(iter(info.values()))
+        if "valkey_version" in info:
+            return f"Valkey {info['valkey_version']}"
+        return f"Redis {info['redis_version']}"
+
+    # Reading
+
+    def names(self) -> list[str]:
+        """Names of all detectors that have a version."""
+        with _reached():
+            names = sorted(name.decode() for name in self._client.smembers("farfield:detectors"))
+            return [name for name in names if self._client.hlen(_key(name, "versions"))]
+
+    def numbers(self, name: str) -> list[int]:
+        """Version numbers of a detector, ascending; empty if it does not exist."""
+        with _reached():
+            return sorted(int(number) for number in self._client.hkeys(_key(name, "versions")))
+
+    def manifest(self, name: str, number: int) -> Manifest:
+        """Manifest of a version, checked against its digest. Raises UnknownVersion or VersionRefused."""
+        with _reached():
+            stored = self._client.hget(_key(name, "versions"), str(number))
+        if stored is None:
+            raise errors.UnknownVersion(name, number)
+        digest, _, text = stored.partition(b" ")
+        if hashlib.sha256(text).hexdigest().encode() != digest:
+            raise errors.VersionRefused(name, number, "its manifest does not match its sha256")
+        try:
+            return Manifest.parse(text)
+        except ManifestError as error:
+            raise errors.VersionRefused(name, number, str(error)) from None
+
+    def aliases(self, name: str) -> dict[str, int]:
+        with _reached():
+            found = self._client.hgetall(_key(name, "aliases"))
+        return {alias.decode(): int(number) for alias, number in sorted(found.items())}
+
+    def history(self, name: str, alias: str) -> list[dict[str, Any]]:
+        """Where the alias was before, newest first: ``{"version": n, "until": time}``."""
+        with _reached():
+            entries = [json.loads(entry) for entry in self._client.lrange(_key(name, "history", alias), 0, -1)]
+        return [{"version": entry["version"], "until": entry["until_"]} for entry in entries]
+
+    def blob(self, name: str, number: int, reference: BlobReference) -> bytes:
+        """Bytes of a blob of a version, checked against their sha256. Raises VersionRefused if they are damaged."""
+        keys = _chunk_keys(name, reference)
+        chunks: list[bytes | None] = []
+        with _reached():
+            for start in range(0, len(keys), CHUNKS_PER_READ):
+                chunks += self._client.mget(keys[start : start + CHUNKS_PER_READ])
+        if any(chunk is None for chunk in chunks):
+            raise errors.VersionRefused(name, number, f"a chunk of blob {reference.sha256[:12]} is missing")
+        data = b"".join(chunk for chunk in chunks if chunk is not None)
+        if hashlib.sha256(data).hexdigest() != reference.sha256:
+            raise errors.VersionRefused(name, number, f"blob {reference.sha256[:12]} does not match its sha256")
+        return data
+
+    # Writing
+
+    def publish(self, name: str, manifest: Manifest, blobs: Mapping[str, bytes], *, written: Callable[[int], None] | None = None) -> int:
+        """Add a version, whole or not at all, and return its number.
+
+        ``blobs`` are the bytes of every blob that the manifest refers to, by the same names.
+        ``written`` is told the bytes written so far.
+        """
+        keys: list[str] = []
+        total = 0
+        for blob_name, reference in manifest.blobs.items():
+            data = blobs[blob_name]
+            for index, key in enumerate(_chunk_keys(name, reference)):
+                chunk = data[index * reference.chunk_bytes : (index + 1) * reference.chunk_bytes]
+                self._run("put_chunk.lua", [key], [chunk, self._orphan_seconds])
+                total += len(chunk)
+                if written:
+                    written(total)
+                keys.append(key)
+        text = manifest.canonical()
+        with _reached():
+            self._client.sadd("farfield:detectors", name)
+        fixed = [_key(name, "versions"), _key(name, "last"), _key(name, "done", uuid.uuid4().hex)]
+        stored = hashlib.sha256(text).hexdigest().encode() + b" " + text
+        try:
+            return int(self._run("publish.lua", [*fixed, *keys], [stored, DONE_SECONDS]))
+        except _Declined as declined:  # only after orphan_seconds between the first chunk and this call
+            raise errors.StoreUnavailable(f"publishing took too long, {declined} has expired: try again") from None
+
+    def move_alias(self, name: str, alias: str, number: int, *, expected: int | None = None) -> int | None:
+        """Point ``alias`` at version ``number``; return where it was. ``expected`` 0 means: not set.
+
+        Raises UnknownVersion, or AliasMoved if it is not at ``expected``.
+        """
+        keys = [_key(name, "versions"), _key(name, "aliases"), _key(name, "history", alias)]
+        try:
+            before = self._run("move_alias.lua", keys, [alias, number, "" if expected is None else expected, _now()])
+        except _Declined as declined:
+            if declined.kind == "NOVERSION":
+                raise errors.UnknownVersion(name, number) from None
+            raise errors.AliasMoved(name, alias, expected or 0, int(declined.detail) or None) from None
+        return int(before) or None
+
+    def rollback(self, name: str, alias: str) -> tuple[int, int]:
+        """Point ``alias`` back at where it was before its last move; return both versions, left and reached.
+
+        Raises UnknownAlias or NothingToRollBack.
+        """
+        token = _key(name, "done", uuid.uuid4().hex)
+        keys = [_key(name, "versions"), _key(name, "aliases"), _key(name, "history", alias), token]
+        try:
+            left, reached = self._run("rollback.lua", keys, [alias, DONE_SECONDS])
+        except _Declined as declined:
+            if declined.kind == "NOALIAS":
+                raise errors.UnknownAlias(name, alias) from None
+            raise errors.NothingToRollBack(name, alias) from None
+        return int(left), int(reached)
+
+    def delete_alias(self, name: str, alias: str) -> None:
+        with _reached():
+            if not self._client.hdel(_key(name, "aliases"), alias):
+                raise errors.UnknownAlias(name, alias)
+
+    def delete_version(self, name: str, number: int) -> None:
+        """Delete a version and what it alone refers to. Raises UnknownVersion, or VersionInUse if an alias points at it."""
+        references = list(self.manifest(name, number).blobs.values())
+        chunks = [(key, reference.sha256) for reference in references for key in _chunk_keys(name, reference)]
+        keys = [_key(name, "versions"), _key(name, "aliases"), *(key for key, _ in chunks)]
+        try:
+            self._run("delete_version.lua", keys, [number, *(sha256 for _, sha256 in chunks)])
+        except _Declined:
+            using = [alias for alias, at in self.aliases(name).items() if at == number]
+            raise errors.VersionInUse(name, number, using) from None
+
+    def _run(self, script: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
+        """What a script returns. Raises _Declined where the script replies with an error of ours."""
+        with _reached():
+            try:
+                return self._client.eval(_LUA[script], len(keys), *keys, *arguments)
+            except redis.ResponseError as error:
+                word, _, rest = str(error).partition(" ")
+                if word != "FARFIELD":
+                    raise
+                raise _Declined(*rest.partition(" ")[::2]) from None
+
+
+class _Declined(Exception):
+    """A script of ours changed nothing, for a reason of its own."""
+
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(detail)
+        self.kind, self.detail = kind, detail
+
+
+def connect(url: str, timeout: float) -> Any:
+    """A redis-py client for ``url``: one server, a Sentinel's master, or a cluster.
+
+    The client's own defaults wait for a minute on a server that hangs; these give up after a few
+    short tries.
+    """
+    common = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
+    retry = Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.25), RETRIES, supported_errors=RETRIED)
+    parts = urlsplit(url)
+    try:
+        if parts.scheme in ("redis+cluster", "rediss+cluster"):
+            with _reached():
+                return redis.RedisCluster.from_url(url.replace("+cluster", "", 1), retry=retry, **common)  # type: ignore[arg-type]
+        if parts.scheme == "redis+sentinel":
+            return _sentinel_master(url, retry, common)
+        if parts.scheme not in ("redis", "rediss", "unix"):
+            raise ValueError("the scheme must be embedded, redis, rediss, redis+sentinel, redis+cluster or rediss+cluster")
+        return redis.Redis.from_url(url, retry=retry, **common)  # type: ignore[arg-type]
+    except (ValueError, TypeError) as error:
+        raise errors.StartupError(f"the store {_without_password(url)} cannot be used: {error}") from None
+
+
+def _sentinel_master(url: str, retry: Retry, common: dict[str, float]) -> Any:
+    """Client of the master that ``redis+sentinel://[user:password@]host:port[,host:port]/MASTER[/DB]`` names."""
+    parts = urlsplit(url)
+    hosts = [host.rpartition(":") for host in parts.netloc.rpartition("@")[2].split(",")]
+    path = parts.path.strip("/").split("/")
+    if not path[0] or not all(host and port.isdigit() for host, _, port in hosts):
+        raise ValueError("it must read redis+sentinel://host:port[,host:port]/MASTER[/DB]")
+    sentinel = redis.Sentinel([(host, int(port)) for host, _, port in hosts], sentinel_kwargs=common, **common)
+    credentials = {"username": parts.username, "password": parts.password, **dict(parse_qsl(parts.query))}
+    database = int(path[1]) if len(path) > 1 else 0
+    given = {key: value for key, value in credentials.items() if value}
+    return sentinel.master_for(path[0], retry=retry, db=database, **given)
+
+
+@contextmanager
+def _reached() -> Iterator[None]:
+    try:
+        yield
+    except redis.ResponseError as error:
+        raise errors.StoreUnavailable(f"the store refused: {error}") from error
+    except redis.RedisError as error:
+        raise errors.StoreUnavailable(f"the store did not answer: {error}") from error
+
+
+def _key(name: str, *parts: str) -> str:
+    return ":".join(("farfield", f"{{{name}}}", *parts))
+
+
+def _chunk_keys(name: str, reference: BlobReference) -> list[str]:
+    return [_key(name, "blob", reference.sha256, str(index)) for index in range(reference.chunks)]
+
+
+def _without_password(url: str) -> str:
+    password = urlsplit(url).password
+    return url.replace(f":{password}@", ":***@") if password else url
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

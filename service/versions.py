@@ -1,0 +1,211 @@
+"""Loaded versions: which number a name means now, and the fitted detector behind it, checked and ready.
+
+Requests are answered from memory. ``refresh`` looks up moved aliases and new versions, loads what
+they point at *first* and lets requests see it *then*, so that a promote costs no request any time.
+While the store is away everything loaded goes on serving.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from service import errors
+from service.archive import ArchiveError, unpack
+from service.engine import Fitted, check_golden
+from service.manifest import Manifest
+from service.metrics import Metrics
+from service.settings import Settings
+from service.store import Store
+
+log = logging.getLogger(__name__)
+
+LATEST, DEFAULT_ALIAS = "latest", "champion"
+REFUSED_SECONDS = 30.0  # after which a refused version is tried again
+
+Reference = str | int | None  # alias, version number, or the default
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A version in memory whose golden rows came out as when it was fitted."""
+
+    name: str
+    number: int
+    manifest: Manifest
+    fitted: Fitted
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    reason: str
+    since: float
+
+
+@dataclass(slots=True)
+class Routing:
+    """What the references of one detector mean."""
+
+    aliases: dict[str, int] = field(default_factory=dict)
+    numbers: list[int] = field(default_factory=list)
+
+    def number(self, name: str, reference: Reference) -> int:
+        """The version that ``reference`` means: the default is ``champion`` if that is set, else the latest."""
+        if not self.numbers:
+            raise errors.UnknownDetector(name)
+        if isinstance(reference, int):
+            if reference not in self.numbers:
+                raise errors.UnknownVersion(name, reference)
+            return reference
+        if reference is None:
+            reference = DEFAULT_ALIAS if DEFAULT_ALIAS in self.aliases else LATEST
+        if reference == LATEST:
+            return self.numbers[-1]
+        if reference not in self.aliases:
+            raise errors.UnknownAlias(name, reference)
+        return self.aliases[reference]
+
+
+class Versions:
+    """All loaded versions of a process. Methods are safe to call from any thread."""
+
+    def __init__(self, store: Store, settings: Settings, metrics: Metrics) -> None:
+        self._store = store
+        self._settings = settings
+        self._metrics = metrics
+        self._serving: dict[tuple[str, Reference], int] = {}  # what each reference in use was last answered by
+        self._loaded: OrderedDict[tuple[str, int], Loaded] = OrderedDict()
+        self._refused: dict[tuple[str, int], Refusal] = {}
+        self._lock = threading.RLock()  # guards the fields above; never held while the store is asked
+        self._loading = threading.Lock()  # one load at a time
+        self.ready = False
+
+    def cached(self, name: str, reference: Reference) -> Loaded | None:
+        """The version that ``reference`` means, if it can be answered from memory. Never waits for the store."""
+        with self._lock:
+            number = self._serving.get((name, reference))
+            loaded = self._loaded.get((name, number)) if number is not None else None
+            if loaded is not None:
+                self._loaded.move_to_end((name, loaded.number))
+            return loaded
+
+    def get(self, name: str, reference: Reference) -> Loaded:
+        """The version that ``reference`` means, loaded now if need be.
+
+        Raises UnknownDetector, UnknownVersion, UnknownAlias, VersionRefused or StoreUnavailable.
+        """
+        if loaded := self.cached(name, reference):
+            return loaded
+        number = self._route(name).number(name, reference)
+        loaded = self._load(name, number)
+        with self._lock:
+            self._serving[name, reference] = number
+        return loaded
+
+    def start(self) -> None:
+        """Load the default version of every detector. A refused one does not keep the others from serving."""
+        for name in self._store.names():
+            try:
+                self.get(name, None)
+            except errors.VersionRefused as refused:
+                log.error("%s", refused)
+        self.ready = True
+
+    def refresh(self, only: str | None = None) -> None:
+        """Look up what every reference in use means now, and swap to it once it is loaded."""
+        with self._lock:
+            in_use = [key for key in self._serving if only in (None, key[0])]
+            names = {name for name, _ in in_use}
+        routings = {name: self._route(name) for name in names}
+        for name, reference in in_use:
+            self._swap(name, reference, routings[name])
+
+    def refused(self) -> list[dict[str, str | int]]:
+        """Versions that were asked for and refused, with the reason."""
+        with self._lock:
+            return [{"detector": n, "version": v, "reason": r.reason} for (n, v), r in sorted(self._refused.items())]
+
+    def loaded(self) -> list[Loaded]:
+        with self._lock:
+            return list(self._loaded.values())
+
+    def _swap(self, name: str, reference: Reference, routing: Routing) -> None:
+        try:
+            number = routing.number(name, reference)
+            with self._lock:
+                unchanged = self._serving.get((name, reference)) == number and (name, number) in self._loaded
+            if not unchanged:
+                self._load(name, number)
+        except errors.NotFound:
+            with self._lock:
+                self._serving.pop((name, reference), None)
+        except errors.VersionRefused:
+            pass  # what served before goes on serving; `refused` and the metrics tell of it
+        else:
+            with self._lock:
+                self._serving[name, reference] = number
+
+    def _route(self, name: str) -> Routing:
+        routing = Routing(self._store.aliases(name), self._store.numbers(name))
+        self._metrics.set_aliases(name, routing.aliases)
+        return routing
+
+    def _load(self, name: str, number: int) -> Loaded:
+        key = (name, number)
+        with self._loading:
+            with self._lock:
+                if loaded := self._loaded.get(key):
+                    return loaded
+                refusal = self._refused.get(key)
+            if refusal and time.monotonic() - refusal.since < REFUSED_SECONDS:
+                raise errors.VersionRefused(name, number, refusal.reason)
+            try:
+                loaded = load(self._store, name, number, self._settings)
+            except errors.VersionRefused as refused:
+                with self._lock:
+                    self._refused[key] = Refusal(refused.reason, time.monotonic())
+                self._metrics.version_refused(name, number)
+                raise
+            with self._lock:
+                self._refused.pop(key, None)
+                self._loaded[key] = loaded
+                self._metrics.version_loaded(name, number, loaded.manifest, loaded.fitted)
+                self._evict()
+            return loaded
+
+    def _evict(self) -> None:
+        """Drop the versions used least recently, down to the limit."""
+        while len(self._loaded) > self._settings.max_loaded_versions:
+            name, number = self._loaded.popitem(last=False)[0]
+            for key in [key for key, served in self._serving.items() if key[0] == name and served == number]:
+                del self._serving[key]
+            self._metrics.version_unloaded(name, number)
+
+
+def promote(store: Store, settings: Settings, name: str, alias: str, number: int, *, expected: int | None = None) -> int | None:
+    """Point ``alias`` at version ``number`` after a check that it can serve; return where the alias was.
+
+    Raises UnknownVersion, VersionRefused, or AliasMoved if the alias is not at ``expected``.
+    """
+    load(store, name, number, settings)
+    return store.move_alias(name, alias, number, expected=expected)
+
+
+def load(store: Store, name: str, number: int, settings: Settings) -> Loaded:
+    """A version from the store, checked bit by bit and by its golden rows. Raises VersionRefused."""
+    manifest = store.manifest(name, number)
+    try:
+        fitted = unpack(
+            manifest,
+            lambda blob: store.blob(name, number, manifest.blobs[blob]),
+            device=settings.device,
+            require_device=settings.require_device,
+            threads=settings.extractor_threads,
+        )
+    except ArchiveError as error:
+        raise errors.VersionRefused(name, number, str(error)) from None
+    check_golden(fitted, name, number)
+    return Loaded(name, number, manifest, fitted)
