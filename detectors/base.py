@@ -74,9 +74,16 @@ class Detector(OutlierMixin, BaseEstimator, ABC, Generic[StateT]):  # type: igno
         return self._scored(self._validated(X, reset=False))
 
     def attributions(self, X: ArrayLike) -> Attributions:
-        """Share (n, d) of each feature in the score of each row of ``X`` (n, d)."""
+        """Share (n, d) of each feature in the score of each row of ``X`` (n, d), always finite.
+
+        Shares add up to the score unless it is too large for float64.
+        """
         check_is_fitted(self, "state_")
-        return self.attribute(self.state_, self._validated(X, reset=False))
+        rows = self._validated(X, reset=False)
+        with np.errstate(over="ignore", invalid="ignore"):
+            shares = self.attribute(self.state_, rows)
+        limit = LARGEST / rows.shape[1]  # a share too large for float64 becomes this, so that all of them still add up
+        return np.clip(np.nan_to_num(shares, nan=0.0), -limit, limit)
 
     def score_samples(self, X: ArrayLike) -> Scores:
         """The scores negated: scikit-learn counts from anomalous up to normal."""
@@ -96,6 +103,10 @@ class Detector(OutlierMixin, BaseEstimator, ABC, Generic[StateT]):  # type: igno
         """+1 for rows within the threshold of ``contamination``, -1 beyond it."""
         return np.where(self.decision_function(X) >= 0, 1, -1)
 
+    def parameters(self) -> dict[str, Any]:
+        """The parameters as JSON has them: tuples and arrays are lists, numpy's numbers are numbers."""
+        return {name: _plain(value) for name, value in self.get_params(deep=False).items()}
+
     def _scored(self, rows: Rows) -> Scores:
         """Scores of validated rows; one too large for float64 becomes the largest float64."""
         with np.errstate(over="ignore", invalid="ignore"):
@@ -113,7 +124,7 @@ class Detector(OutlierMixin, BaseEstimator, ABC, Generic[StateT]):  # type: igno
         try:
             rows: Rows = validate_data(self, X, dtype=np.float64, reset=reset, ensure_min_samples=ensure_min_samples)
         except ValueError as error:
-            raise ValueError(f"{error}{_first_bad_value(X)}") from None
+            raise ValueError(_not_finite(X) or str(error)) from None
         return rows
 
 
@@ -152,7 +163,7 @@ class AdditiveDetector(Detector[StateT], Generic[StateT, StatisticsT]):
         """Add the rows that ``other``, of the same parameters and width, has learned."""
         check_is_fitted(self, "state_")
         check_is_fitted(other, "state_")
-        if type(other) is not type(self) or other.get_params() != self.get_params():
+        if type(other) is not type(self) or other.parameters() != self.parameters():
             raise ValueError("only detectors of the same type and parameters can be merged")
         if other.n_features_in_ != self.n_features_in_:
             raise ValueError(f"cannot merge {other.n_features_in_} features into {self.n_features_in_}")
@@ -171,9 +182,20 @@ class AdditiveDetector(Detector[StateT], Generic[StateT, StatisticsT]):
         return self
 
 
-def _first_bad_value(X: ArrayLike) -> str:
-    """Place of the first value that is not finite, as the end of a sentence; empty if there is none to name."""
-    if not isinstance(X, np.ndarray) or X.dtype.kind != "f" or X.ndim != 2:
+def _not_finite(X: ArrayLike) -> str:
+    """What is not finite in ``X``, and where, as a sentence; empty where all is, and for what is no table of floats."""
+    try:
+        rows = np.asarray(X)
+    except ValueError:
         return ""
-    bad = np.argwhere(~np.isfinite(X))
-    return f" The first such value is at row {bad[0][0]}, column {bad[0][1]}." if len(bad) else ""
+    if rows.ndim != 2 or rows.dtype.kind != "f" or np.isfinite(rows).all():
+        return ""
+    row, column = np.argwhere(~np.isfinite(rows))[0]
+    what = "NaN" if np.isnan(rows[row, column]) else "infinity"
+    return f"Input X contains {what} at row {row}, column {column}: all values must be finite"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    return list(value) if isinstance(value, tuple) else value

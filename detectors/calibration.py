@@ -47,14 +47,14 @@ class Calibration:
     def threshold(self, alpha: float) -> float:
         """Score above which (strictly) the p-value is at most ``alpha``.
 
-        The ceil((n + 1)(1 - alpha))-th smallest calibration score; infinite if ``alpha`` is below ``smallest_p_value``,
-        where no score is an outlier.
+        The ceil((n + 1)(1 - alpha))-th smallest calibration score; infinite if ``alpha`` is below
+        ``smallest_p_value``, where no score is an outlier, and minus infinity if it is 1 or more.
         """
         size = len(self.scores)
         # Decided by the same division and comparison as a p-value is, so that both always agree.
-        allowed = np.arange(1, size + 1) / (1 + size) <= alpha
-        count = int(allowed.sum())
-        return float(self.scores[size - count]) if count else float("inf")
+        count = int((np.arange(1, size + 2) / (1 + size) <= alpha).sum())
+        bounds = np.concatenate([[-np.inf], self.scores, [np.inf]])
+        return float(bounds[size + 1 - count])
 
     @property
     def smallest_p_value(self) -> float:

@@ -38,7 +38,7 @@ def ledoit_wolf(moments: Moments) -> tuple[Matrix, float]:
     squares = float(np.square(covariance).sum())
     delta = squares / width - target**2
     beta = (moments.quartic / moments.count - squares) / (moments.count * width)
-    intensity = min(beta, delta) / delta if delta > 0 and beta > 0 else 0.0
+    intensity = float(min(beta, delta) / delta) if delta > 0 and beta > 0 else 0.0
     return _shrunk(covariance, intensity, target), intensity
 
 

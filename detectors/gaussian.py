@@ -68,10 +68,12 @@ class Gaussian(AdditiveDetector[GaussianState, GaussianStatistics]):
         Keep the leading principal components up to and including the one that passes
         ``kept_variance`` ("pca"), or those from one before it to the end ("npca"): the negated PCA
         of Rippel et al., section 3.3, who found the signal in the small components. Both overlap
-        in the component that straddles the limit, as in the paper's experiments.
+        in the component that straddles the limit, as in the paper's experiments. With fewer rows
+        than features, "npca" keeps the directions never seen as well, where the paper's stops at
+        as many components as rows: leaving the span of the data is not to go unnoticed.
     kept_variance : float in (0, 1), default=0.99
         Share of the variance at which ``reduce`` cuts.
-    rank_tolerance : float in [0, 1), default=1e-10
+    rank_tolerance : float in (0, 1), default=1e-10
         Directions with a smaller share of the largest eigenvalue count as never seen.
     contamination : float in (0, 0.5], default=0.1
         Share of the training rows that scikit-learn's ``predict`` calls outliers. Scores and
@@ -91,9 +93,9 @@ class Gaussian(AdditiveDetector[GaussianState, GaussianStatistics]):
     >>> rows = np.random.default_rng(0).normal(size=(500, 2))
     >>> detector = Gaussian().fit(rows)
     >>> detector.scores([[0, 0], [9, 9]]).round(1)
-    array([  0. , 165.5])
+    array([  0. , 171.9])
     >>> detector.attributions([[3, 0]]).round(1)
-    array([[9., 0.]])
+    array([[10.,  0.]])
     """
 
     State = GaussianState
@@ -113,7 +115,7 @@ class Gaussian(AdditiveDetector[GaussianState, GaussianStatistics]):
         "normalize": ["boolean"],
         "reduce": [StrOptions({"pca", "npca"}), None],
         "kept_variance": [Interval(Real, 0, 1, closed="neither")],
-        "rank_tolerance": [Interval(Real, 0, 1, closed="left")],
+        "rank_tolerance": [Interval(Real, 0, 1, closed="neither")],
         "contamination": [Interval(Real, 0, 0.5, closed="right")],
     }
 
@@ -157,7 +159,7 @@ class Gaussian(AdditiveDetector[GaussianState, GaussianStatistics]):
         squared = [norm.squared(part) for norm, part in zip(state.levels, self._split(rows), strict=True)]
         if self.levels is None:
             return squared[0]
-        return np.sqrt(squared).sum(axis=0)
+        return np.asarray(np.sqrt(squared).sum(axis=0))
 
     def attribute(self, state: GaussianState, rows: Rows) -> Attributions:
         parts = self._split(rows)
@@ -170,9 +172,11 @@ class Gaussian(AdditiveDetector[GaussianState, GaussianStatistics]):
         """Rows cut into levels, each scaled to unit length where asked for."""
         parts = [rows]
         if self.levels is not None:
-            widths = [int(width) for width in self.levels]
-            if min(widths, default=0) < 1 or sum(widths) != rows.shape[1]:
-                raise ValueError(f"levels={widths} must be positive and add up to {rows.shape[1]}, the number of features")
+            widths = np.asarray(self.levels)
+            if widths.dtype.kind != "i" or widths.ndim != 1 or widths.min() < 1 or widths.sum() != rows.shape[1]:
+                raise ValueError(
+                    f"levels={widths.tolist()} must be positive whole numbers that add up to {rows.shape[1]}, the number of features"
+                )
             parts = np.split(rows, np.cumsum(widths)[:-1], axis=1)
         return [_unit_length(part) for part in parts] if self.normalize else parts
 
@@ -189,9 +193,9 @@ class Gaussian(AdditiveDetector[GaussianState, GaussianStatistics]):
     def _basis(self, moments: Moments) -> Matrix:
         """Principal components (d, r) that ``reduce`` keeps, largest variance first."""
         values, vectors = np.linalg.eigh(moments.scatter)
-        values, vectors = np.maximum(values[::-1], 0), vectors[:, ::-1]
-        total = values.sum()
-        last = int(np.argmax(np.cumsum(values) > self.kept_variance * total)) if total > 0 else 0
+        vectors = vectors[:, ::-1]
+        explained = np.cumsum(np.maximum(values[::-1], 0))
+        last = int(np.argmax(explained > self.kept_variance * explained[-1]))
         return vectors[:, : last + 1] if self.reduce == "pca" else vectors[:, max(last - 1, 0) :]
 
 
@@ -202,14 +206,15 @@ def _projected(moments: Moments, basis: Matrix) -> Moments:
 
 
 def _unit_length(rows: Rows) -> Rows:
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    if not lengths.all():
-        where = int(np.argmin(lengths[:, 0]))
+    largest = np.abs(rows).max(axis=1, keepdims=True)
+    if not largest.all():
+        where = int(np.argmin(largest[:, 0]))
         raise ValueError(f"row {where} has length zero and cannot be normalised: normalize=True needs non-zero rows")
-    return rows / lengths
+    scaled = rows / largest  # the square of the length itself could overflow, or vanish
+    return np.asarray(scaled / np.linalg.norm(scaled, axis=1, keepdims=True))
 
 
 def _per_distance(shares: Attributions) -> Attributions:
     """Shares of a squared distance turned into shares of the distance."""
     distance = np.sqrt(np.maximum(shares.sum(axis=1, keepdims=True), np.finfo(float).tiny))
-    return shares / distance
+    return np.asarray(shares / distance)

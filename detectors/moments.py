@@ -40,12 +40,20 @@ class Moments:
 
     @classmethod
     def of(cls, rows: Rows) -> Moments:
-        """Moments of ``rows`` (n, d), n >= 1, read twice: once for the mean, once centred."""
-        mean = rows.mean(axis=0)
-        width = len(mean)
+        """Moments of ``rows`` (n, d), n >= 1, read twice: once for the mean, once centred.
+
+        The mean is taken about the first row, so that a constant column has no variance at all,
+        not that of its rounding.
+        """
+        blocks = [rows[start : start + BLOCK_ROWS] for start in range(0, len(rows), BLOCK_ROWS)]
+        width = rows.shape[1]
+        total = np.zeros(width)
+        for block in blocks:
+            total += (block - rows[0]).sum(axis=0)
+        mean = rows[0] + total / len(rows)
         scatter, cubic, quartic = np.zeros((width, width)), np.zeros(width), 0.0
-        for start in range(0, len(rows), BLOCK_ROWS):
-            centred = rows[start : start + BLOCK_ROWS] - mean
+        for block in blocks:
+            centred = block - mean
             squares = np.einsum("ij,ij->i", centred, centred)
             scatter += centred.T @ centred
             cubic += squares @ centred
@@ -57,7 +65,7 @@ class Moments:
         count = self.count + other.count
         mean = self.mean + (other.mean - self.mean) * (other.count / count)
         left, right = self._about(mean), other._about(mean)
-        return Moments(count, mean, *(a + b for a, b in zip(left, right, strict=True)))
+        return Moments(count, mean, left[0] + right[0], left[1] + right[1], left[2] + right[2])
 
     def __sub__(self, other: Moments) -> Moments:
         """Moments of the rows of ``self`` without those of ``other``, which must be among them.
@@ -69,7 +77,7 @@ class Moments:
             raise ValueError(f"cannot take {other.count} rows out of {self.count}: at least one row must remain")
         mean = self.mean + (self.mean - other.mean) * (other.count / count)
         whole, part = self._about(mean), other._about(mean)
-        return Moments(count, mean, *(a - b for a, b in zip(whole, part, strict=True)))
+        return Moments(count, mean, whole[0] - part[0], whole[1] - part[1], whole[2] - part[2])
 
     def _about(self, centre: Vector) -> tuple[Matrix, Vector, float]:
         """Scatter, cubic and quartic sums with each c replaced by c + shift, shift = mean - centre.

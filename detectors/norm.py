@@ -51,7 +51,7 @@ class VarianceNorm:
         floor = rank_tolerance * (values[-1] if values[-1] > 0 else 1.0)
         whiten = vectors / np.sqrt(np.maximum(values, floor)) / scale[:, None]
         # Only whiten @ whiten.T enters the norm, so a triangular factor of it serves as well.
-        whiten = np.linalg.qr(whiten.T, mode="r").T if basis is None else basis @ whiten
+        whiten = np.asarray(np.linalg.qr(whiten.T, mode="r")).T if basis is None else basis @ whiten
         return cls(mean, np.ascontiguousarray(whiten), int((values > floor).sum()))
 
     def squared(self, rows: Rows) -> Scores:

@@ -25,7 +25,7 @@ def dumps(kind: str, detector: Detector[Any]) -> tuple[str, Arrays]:
     header = {
         "format": FORMAT,
         "type": kind,
-        "parameters": {name: _plain(value) for name, value in detector.get_params(deep=False).items()},
+        "parameters": detector.parameters(),
         "n_features": int(detector.n_features_in_),
     }
     return json.dumps(header, sort_keys=True, allow_nan=False), arrays_of(detector.state_)
@@ -34,12 +34,15 @@ def dumps(kind: str, detector: Detector[Any]) -> tuple[str, Arrays]:
 def loads(text: str, arrays: Arrays, registry: dict[str, type[Detector[Any]]]) -> Detector[Any]:
     """The detector that ``dumps`` was given, but for scikit-learn's threshold on training rows.
 
-    Raises ValueError for another format, an unknown type or parameter, and for arrays that are
-    missing, left over, or of another type than the state declares.
+    Raises ValueError for another format, an unknown type, an unknown or illegal parameter, and for
+    arrays that are missing, left over, or of another type than the state declares.
     """
     header = json.loads(text)
-    if header.get("format") != FORMAT:
-        raise ValueError(f"state format {header.get('format')!r} is unknown: this build reads format {FORMAT}")
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        found = header.get("format") if isinstance(header, dict) else header
+        raise ValueError(f"state format {found!r} is unknown: this build reads format {FORMAT}")
+    if missing := {"type", "parameters", "n_features"} - set(header):
+        raise ValueError(f"the state's header lacks {sorted(missing)}")
     cls = registry.get(header["type"])
     if cls is None:
         raise ValueError(f"detector type {header['type']!r} is unknown: this build has {sorted(registry)}")
@@ -47,6 +50,7 @@ def loads(text: str, arrays: Arrays, registry: dict[str, type[Detector[Any]]]) -
     if unknown:
         raise ValueError(f"parameters {sorted(unknown)} are unknown to detector type {header['type']!r}")
     detector = cls(**header["parameters"])
+    detector._validate_params()
     left = dict(arrays)
     detector.state_ = _build(cls.State, "", left)
     if left:
@@ -78,9 +82,11 @@ def _build(cls: type, prefix: str, arrays: Arrays) -> Any:
 
 def _field(hint: Any, name: str, arrays: Arrays) -> Any:
     if get_origin(hint) is tuple:
-        items = []
+        items: list[Any] = []
         while any(key.startswith(f"{name}.{len(items)}.") for key in arrays):
             items.append(_build(get_args(hint)[0], f"{name}.{len(items)}.", arrays))
+        if not items:
+            raise ValueError(f"arrays {name + '.0.*'!r} are missing")
         return tuple(items)
     optional = [arg for arg in get_args(hint) if dataclasses.is_dataclass(arg)]
     if optional:
@@ -98,8 +104,3 @@ def _field(hint: Any, name: str, arrays: Arrays) -> Any:
     if array.dtype.kind != "f":
         raise ValueError(f"array {name!r} must hold floating-point numbers, not {array.dtype}")
     return array
-
-
-def _plain(value: Any) -> Any:
-    """A parameter as JSON has it: arrays and numpy numbers become lists and numbers."""
-    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value

@@ -96,8 +96,6 @@ class Extractor:
 
     def images(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
         """Features (n, width) of decoded images, in batches."""
-        if self.preprocessing is None:
-            raise PreprocessingError("this extractor takes rows of numbers, not images")
         blocks = [self._run(self.preprocessed(images[i : i + BATCH_ROWS])) for i in range(0, len(images), BATCH_ROWS)]
         return np.concatenate(blocks)
 
@@ -115,8 +113,10 @@ class Extractor:
 
     def preprocessed(self, images: Sequence[Image.Image]) -> NDArray[Any]:
         """The tensor (n, ...) that the network gets for ``images``."""
-        assert self.preprocessing is not None
-        return np.stack([self.preprocessing(image) for image in images])
+        preprocessing = self.preprocessing
+        if preprocessing is None:
+            raise PreprocessingError("this extractor takes rows of numbers, not images")
+        return np.stack([preprocessing(image) for image in images])
 
     def _run(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """Features of one batch; a network with a fixed batch size gets it padded to that size."""
@@ -146,7 +146,7 @@ class Extractor:
         batch = np.repeat(one, shape[0] if isinstance(shape[0], int) else 1, axis=0)
         try:
             levels = self._session.run(self._outputs, {self._input.name: batch})
-        except Exception as error:  # onnxruntime's exceptions share no narrower base
+        except Exception as error:  # noqa: BLE001  # onnxruntime's exceptions share no narrower base
             raise OnnxError(f"the network refuses input of shape {list(batch.shape)}: {_first_line(error)}") from None
         for tap, level in zip(self.taps, levels, strict=True):
             if not isinstance(level, np.ndarray) or level.dtype.kind != "f" or level.shape[:1] != (len(batch),):
@@ -196,7 +196,7 @@ def _session(model: onnx.ModelProto, device: Device, threads: int) -> ort.Infere
     providers = [CUDA, CPU] if device != "cpu" and CUDA in available else [CPU]
     try:
         return ort.InferenceSession(model.SerializeToString(), options, providers=providers)
-    except Exception as error:  # onnxruntime's exceptions share no narrower base
+    except Exception as error:  # noqa: BLE001  # onnxruntime's exceptions share no narrower base
         raise OnnxError(f"onnxruntime cannot load the model: {_first_line(error)}") from None
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from models.errors import ImageError, PreprocessingError
 
@@ -80,7 +80,7 @@ class Preprocessing:
         if self.colour == "bgr":
             pixels = pixels[:, :, ::-1]
         if self.dtype == "float32":
-            pixels = (pixels - np.float32(self.mean)) / np.float32(self.std)
+            pixels = (pixels - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
         return np.ascontiguousarray(pixels.transpose(2, 0, 1) if self.layout == "NCHW" else pixels)
 
     def _resized(self, image: Image.Image) -> Image.Image:
@@ -97,8 +97,9 @@ class Preprocessing:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
         """The preprocessing that ``to_json`` gave; unknown or missing fields raise PreprocessingError."""
+        fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
         try:
-            return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
+            return cls(**fields)
         except TypeError as error:
             raise PreprocessingError(f"preprocessing: {error}") from None
 
@@ -137,7 +138,7 @@ def decode(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
         raise
     except Image.DecompressionBombError as error:
         raise ImageError(f"the image is too large: {error}") from None
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         start = data[:8].hex(" ") or "nothing"
         raise ImageError(f"not an image in any of the formats {', '.join(FORMATS)}: the data begins with {start}") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:

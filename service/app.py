@@ -152,8 +152,9 @@ def _complete_openapi(app: FastAPI) -> None:
             document = generate()
             for schema in SCHEMAS:
                 definition = schema.model_json_schema(ref_template="#/components/schemas/{model}")
-                definition.pop("$defs", None)
-                document["components"]["schemas"].setdefault(schema.__name__, definition)
+                nested = definition.pop("$defs", {})
+                for name, added in {schema.__name__: definition, **nested}.items():
+                    document["components"]["schemas"].setdefault(name, added)
         return app.openapi_schema or {}
 
     app.openapi = openapi  # type: ignore[method-assign]  # the way FastAPI documents

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from detectors import REGISTRY, Calibration, dumps, loads
@@ -89,7 +90,7 @@ def unpack(
         extractor = None
         if manifest.extractor:
             extractor = _extractor(manifest.extractor, blob("extractor"), device, require_device, threads)
-    except (ModelError, ValueError, KeyError, TypeError) as error:
+    except (ModelError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ArchiveError(str(error)) from None
     return Fitted(
         recipe=Recipe(type=manifest.type, parameters=manifest.parameters, alpha=manifest.alpha, seed=manifest.seed),

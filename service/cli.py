@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,18 +26,20 @@ from rich.table import Table
 from detectors import REGISTRY
 from models import BUNDLED, RANGES, Extractor, ModelError, Tap, bundled, image_preprocessing
 from models.preprocessing import Preprocessing
-from service import __version__, archive, demo, doctor, engine, errors, serving, sources
+from service import __version__, demo, doctor, engine, errors, serving, sources
 from service.evaluation import evaluate as evaluate_recipe
 from service.manifest import Source
 from service.names import checked_alias, checked_name, parsed_reference
 from service.routes import answer
 from service.settings import Settings
 from service.store import Store
-from service.versions import DEFAULT_ALIAS, Routing, load
+from service.versions import DEFAULT_ALIAS, Routing, load, publish
 from service.versions import promote as promote_version
 
 app = typer.Typer(name="farfield", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=__doc__)
-out, err = Console(), Console(stderr=True)
+# A terminal has its own width; what is piped or logged is not cut at 80 columns.
+out = Console(width=None if sys.stdout.isatty() else 120)
+err = Console(stderr=True)
 
 StoreOption = Annotated[str | None, typer.Option("--store", help="Where versions are kept; FARFIELD_STORE by default.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
@@ -88,20 +92,10 @@ def fit(
         source = Source(name=found.name, rows=len(found.batch), sha256=engine.fingerprint(found.batch))
         with Store.open(settings.store) as opened:
             number = publish(opened, name, fitted, source, alias)
-        out.print(
+        _say(
             f"[bold]{name}[/] version [bold]{number}[/]: {type} on {fitted.n_fit} rows x {fitted.width} features, "
             f"calibrated on {len(fitted.calibration.scores)} rows{f', alias {alias}' if alias else ''}",
-            highlight=False,
         )
-
-
-def publish(store: Store, name: str, fitted: engine.Fitted, source: Source, alias: str | None) -> int:
-    """Publish a fitted detector and point ``alias`` at it, if given; return its number."""
-    manifest, blobs = archive.pack(fitted, name, source)
-    number = store.publish(name, manifest, blobs)
-    if alias:
-        store.move_alias(name, alias, number)
-    return number
 
 
 @app.command()
@@ -157,7 +151,8 @@ def evaluate(
     with _refusals():
         settings = _settings()
         found = sources.read(data, labels)
-        assert found.labels is not None  # read raises where it finds none
+        if found.labels is None:
+            raise errors.InvalidInput(f"{data} holds no labels: name them with --labels")
         network = _extractor(settings, found, extractor, tap, pixels, preprocessing)
         recipes = [engine.Recipe(kind, _parameters(param), sum_levels, calibrate, alpha, seed) for kind in type or ["gaussian"]]
         figures = [evaluate_recipe(recipe, found.batch, found.labels, network) for recipe in recipes]
@@ -170,10 +165,9 @@ def evaluate(
             table.add_row(f.type, *shares, f"{f.fit_seconds:.2f}", f"{f.score_seconds:.2f}")
         out.print(table)
         first = figures[0]
-        out.print(
+        _say(
             f"fitted on {first.n_fit}, calibrated on {first.n_calibration}, tested on {first.n_normal} normal "
             f"and {first.n_anomalous} anomalous rows; seed {seed}",
-            highlight=False,
         )
 
 
@@ -181,7 +175,7 @@ def evaluate(
 def detectors(as_json: JsonOption = False, store: StoreOption = None) -> None:
     """List the detectors in the store."""
     with _refusals(), Store.open(_settings(store=store).store) as opened:
-        found = []
+        found: list[dict[str, Any]] = []
         for name in opened.names():
             routing = Routing(opened.aliases(name), opened.numbers(name))
             found.append(
@@ -194,31 +188,31 @@ def detectors(as_json: JsonOption = False, store: StoreOption = None) -> None:
         for item in found:
             aliases = ", ".join(f"{alias} -> {number}" for alias, number in item["aliases"].items())
             table.add_row(item["name"], ", ".join(map(str, item["versions"])), aliases, str(item["default_version"]))
-        out.print(table if found else "no detectors yet: farfield fit NAME --data FILE")
+        out.print(table if found else "no detectors yet: farfield fit NAME --data FILE", soft_wrap=not found)
 
 
 @app.command()
 def versions(name: str, as_json: JsonOption = False, store: StoreOption = None) -> None:
     """List the versions of a detector."""
     with _refusals(), Store.open(_settings(store=store).store) as opened:
-        numbers, aliases = opened.numbers(checked_name(name)), opened.aliases(name)
-        if not numbers:
-            raise errors.UnknownDetector(name)
-        found = [(number, opened.manifest(name, number)) for number in numbers]
+        found, damaged = opened.manifests(checked_name(name))
+        aliases = opened.aliases(name)
+        for number, reason in damaged.items():
+            err.print(f"[red]version {number} is damaged:[/] {escape(reason)}", highlight=False, soft_wrap=True)
         if as_json:
             _print_json(
                 [
                     {"version": n, "aliases": [a for a, at in aliases.items() if at == n], **m.model_dump(mode="json", by_alias=True)}
-                    for n, m in found
+                    for n, m in found.items()
                 ]
             )
             return
-        table = Table("version", "aliases", "type", "fitted on", "calibrated on", "features", "alpha", "size", "created")
-        for number, manifest in found:
+        table = Table("version", "aliases", "type", "rows", "held out", "features", "alpha", "MiB", "created")
+        for number, manifest in found.items():
             size = sum(blob.size for blob in manifest.blobs.values())
             table.add_row(
                 str(number), ", ".join(a for a, at in aliases.items() if at == number), manifest.type, str(manifest.n_fit),
-                str(manifest.calibration.n), str(manifest.width), f"{manifest.alpha:g}", f"{size / 2**20:.1f} MiB", manifest.created,
+                str(manifest.calibration.n), str(manifest.width), f"{manifest.alpha:g}", f"{size / 2**20:.1f}", manifest.created[:16],
             )  # fmt: skip
         out.print(table)
 
@@ -238,7 +232,7 @@ def promote(
             raise errors.InvalidInput(f"{reference!r} names no version: write NAME:NUMBER")
         with Store.open(settings.store) as opened:
             before = promote_version(opened, settings, name, checked_alias(alias), number, expected=expected)
-        out.print(f"{name}@{alias} is now version {number}, before {before or 'not set'}", highlight=False)
+        _say(f"{name}@{alias} is now version {number}, before {before or 'not set'}")
 
 
 @app.command()
@@ -250,7 +244,7 @@ def rollback(
     """Point an alias back at where it was before its last move."""
     with _refusals(), Store.open(_settings(store=store).store) as opened:
         left, reached = opened.rollback(checked_name(name), checked_alias(alias))
-        out.print(f"{name}@{alias} is back at version {reached}, before {left}", highlight=False)
+        _say(f"{name}@{alias} is back at version {reached}, before {left}")
 
 
 @app.command()
@@ -275,11 +269,12 @@ def demo_command(
     with _refusals():
         settings = _settings(store=store)
         if stop:
-            out.print(demo.stop(settings))
+            _say(demo.stop(settings))
             return
         with _progress() as progress:
-            report = demo.run(settings, port, progress=progress, say=lambda text: out.print(text, highlight=False))
-        out.print(report)
+            table, lines = demo.run(settings, port, progress=progress, say=_say)
+        out.print(table)
+        _say(lines)
 
 
 @app.command("doctor")
@@ -292,9 +287,9 @@ def doctor_command(as_json: JsonOption = False, store: StoreOption = None) -> No
         else:
             colours = {"ok": "green", "warning": "yellow", "failed": "red"}
             for f in findings:
-                out.print(f"[{colours[f.state]}]{f.state:8}[/] [bold]{f.check}[/]: {f.found}", highlight=False)
+                _say(f"[{colours[f.state]}]{f.state:8}[/] [bold]{f.check}[/]: {escape(f.found)}")
                 if f.advice:
-                    out.print(f"         -> {f.advice}", highlight=False)
+                    _say(f"         -> {escape(f.advice)}")
         if any(f.state == "failed" for f in findings):
             raise typer.Exit(1)
 
@@ -302,6 +297,8 @@ def doctor_command(as_json: JsonOption = False, store: StoreOption = None) -> No
 def _settings(**given: Any) -> Settings:
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
+    except tomllib.TOMLDecodeError as error:
+        raise errors.InvalidInput(f"farfield.toml is not TOML: {error}") from None
     except ValidationError as error:
         first = error.errors()[0]
         raise errors.InvalidInput(f"setting {'.'.join(map(str, first['loc']))}: {first['msg']}, not {first['input']!r}") from None
@@ -326,6 +323,8 @@ def _extractor(
 ) -> Extractor | None:
     """The extractor that was asked for; for images without one, the bundled network."""
     if extractor is None and data.batch.images is None:
+        if taps or pixels or preprocessing:
+            raise errors.InvalidInput("--tap, --pixels and --preprocessing belong to an extractor: name one with --extractor")
         return None
     parsed = [Tap.parse(tap) for tap in taps or []]
     if extractor is None or extractor in BUNDLED:
@@ -338,14 +337,25 @@ def _extractor(
         raise errors.TooLarge(f"{path} has {path.stat().st_size} bytes; the limit is {settings.max_extractor_bytes}")
     onnx_file = path.read_bytes()
     if preprocessing:
-        chosen: Preprocessing | None = Preprocessing.from_json(json.loads(preprocessing.read_text()))
+        chosen: Preprocessing | None = _declared(preprocessing)
     else:
         chosen = image_preprocessing(onnx_file, pixels)
     return Extractor(onnx_file, preprocessing=chosen, taps=parsed, **_device(settings))
 
 
+def _declared(path: Path) -> Preprocessing:
+    try:
+        declared = json.loads(path.read_text())
+    except ValueError as error:
+        raise errors.InvalidInput(f"--preprocessing {path} is not JSON: {error}") from None
+    if not isinstance(declared, dict):
+        raise errors.InvalidInput(f"--preprocessing {path} must hold one JSON object")
+    return Preprocessing.from_json(declared)
+
+
 def _device(settings: Settings) -> dict[str, Any]:
-    return {"device": settings.device, "require_device": settings.require_device, "threads": settings.extractor_threads}
+    """Where the extractor of a command runs: nothing else does meanwhile, so it gets all cores."""
+    return {"device": settings.device, "require_device": settings.require_device, "threads": os.cpu_count() or 1}
 
 
 @contextmanager
@@ -374,6 +384,11 @@ def _progress() -> Iterator[engine.Progress]:
         yield bar
 
 
+def _say(text: str) -> None:
+    """Print ``text`` without breaking its lines: paths and addresses in it can be copied."""
+    out.print(text, highlight=False, soft_wrap=True)
+
+
 def _print_json(value: Any) -> None:
     sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n")
 
@@ -391,17 +406,15 @@ def _print_scores(content: dict[str, Any], keys: Any, *, everything: bool) -> No
             result = results[i]
             why = ", ".join(f"{share['feature']} {share['share']:+.3g}" for share in result.get("attribution", []))
             verdict = "[red]outlier[/]" if result["is_outlier"] else "normal"
-            table.add_row(keys[i] if keys else str(i), f"{result['score']:.6g}", f"{result['p_value']:.4g}", verdict, why)
+            key = escape(keys[i]) if keys else str(i)
+            table.add_row(key, f"{result['score']:.6g}", f"{result['p_value']:.4g}", verdict, escape(why))
         out.print(table)
     if len(results) > len(shown) and everything:
-        out.print(f"the {len(shown)} highest of {len(results)} scores; --output FILE writes all", highlight=False)
+        _say(f"the {len(shown)} highest of {len(results)} scores; --output FILE writes all")
     flagged = sum(result["is_outlier"] for result in results)
-    out.print(
-        f"{content['detector']} version {content['version']}: {flagged} of {len(results)} rows are outliers at alpha {content['alpha']:g}",
-        highlight=False,
-    )
+    _say(f"{content['detector']} version {content['version']}: {flagged} of {len(results)} rows are outliers at alpha {content['alpha']:g}")
     if "warning" in content:
-        err.print(f"warning: {content['warning']}", highlight=False)
+        err.print(f"warning: {content['warning']}", highlight=False, soft_wrap=True)
 
 
 def _write_scores(path: Path, verdicts: engine.Verdicts, keys: Any) -> None:
@@ -421,12 +434,12 @@ def _refusals() -> Iterator[None]:
     """Turn refusals into one clear line and exit code 1."""
     try:
         yield
-    except (errors.ServiceError, ModelError) as error:
+    except (errors.ServiceError, ModelError, OSError) as error:
         err.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
 
 
-def _stop(signum: int, frame: Any) -> NoReturn:
+def _stop(signum: int, _frame: object) -> NoReturn:
     sys.exit(128 + signum)
 
 

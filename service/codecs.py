@@ -15,6 +15,9 @@ from service.errors import InvalidInput, TooLarge
 from service.settings import Settings
 
 NPY_MAGIC = b"\x93NUMPY"
+LONGEST_HEADER = 1024  # bytes of an .npy header
+LARGEST_SIZE = 2**62  # of one axis
+LONGEST_REASON = 200  # characters
 
 
 def parse_json(body: bytes) -> tuple[Any, dict[str, Any]]:
@@ -22,7 +25,8 @@ def parse_json(body: bytes) -> tuple[Any, dict[str, Any]]:
     try:
         data = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise InvalidInput(f"the body is not JSON: {error} (JSON has no NaN or Infinity)", "#") from None
+        hint = "; JSON has no NaN and no Infinity" if b"NaN" in body or b"Infinity" in body else ""
+        raise InvalidInput(f"the body is not JSON: {error}{hint}", "#") from None
     if not isinstance(data, dict) or "rows" not in data:
         raise InvalidInput('the body must be an object with a member "rows": {"rows": [[0.1, 0.2], [0.3, 0.4]]}', "#/rows")
     return data.pop("rows"), data
@@ -39,7 +43,9 @@ def rows_of_json(rows: Any, settings: Settings) -> Batch:
     for index, row in enumerate(rows):
         if not isinstance(row, list):
             raise InvalidInput(f"row {index} must be a list of numbers, not {_kind(row)}", f"#/rows/{index}")
-        if len(row) != width or width == 0:
+        if not row:
+            raise InvalidInput(f"row {index} is empty; a list of numbers is needed", f"#/rows/{index}")
+        if len(row) != width:
             raise InvalidInput(f"row {index} has {len(row)} numbers where row 0 has {width}", f"#/rows/{index}")
     try:
         array = np.array(rows, dtype=object if _mixed(rows) else np.float64)
@@ -62,7 +68,7 @@ def batch_of_npy(body: bytes, settings: Settings) -> Batch:
         return Batch(images=list(array))
     if array.ndim != 2:
         raise InvalidInput(f"the array has shape {list(array.shape)}; [rows, features] is needed", "#/rows")
-    _check_size(*array.shape, settings)
+    _check_size(array.shape[0], array.shape[1], settings)
     return Batch(rows=array)
 
 
@@ -70,21 +76,29 @@ def parse_npy(body: bytes) -> NDArray[Any]:
     """The array of an ``.npy`` body, without a copy. Its size is compared with its header before it is touched."""
     stream = io.BytesIO(body)
     try:
-        version = np.lib.format.read_magic(stream)
-        if version == (1, 0):
-            shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-        elif version == (2, 0):
-            shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
-        else:
-            raise ValueError(f"format version {version[0]}.{version[1]} is not read, only 1.0 and 2.0")
-    except (ValueError, SyntaxError, TypeError, EOFError) as error:
-        raise InvalidInput(f"the body is not an .npy file: {error}", "#") from None
+        shape, fortran, dtype = _npy_header(stream)
+    except Exception as error:  # noqa: BLE001  # numpy lets through whatever Python's parser and tokenizer raise
+        raise InvalidInput(f"the body is not an .npy file: {str(error)[:LONGEST_REASON]}", "#") from None
+    if not all(type(size) is int and 0 <= size <= LARGEST_SIZE for size in shape):
+        raise InvalidInput("the .npy announces a shape that no array can have", "#")
+    if 0 in shape:
+        raise InvalidInput(f"the array is empty, of shape {list(shape)}: give at least one row, of at least one feature", "#/rows")
     if dtype.kind not in "fiub":
         raise InvalidInput(f"the .npy holds {dtype}; numbers are needed (objects are never read)", "#/rows")
     expected, found = math.prod(shape) * dtype.itemsize, len(body) - stream.tell()
     if expected != found:
         raise InvalidInput(f"the .npy announces {expected} bytes of data, {dtype} {list(shape)}, and {found} came", "#")
     return np.frombuffer(body, dtype, offset=stream.tell()).reshape(shape, order="F" if fortran else "C")
+
+
+def _npy_header(stream: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether in Fortran order, and type. A header of numbers is short: long ones are not parsed at all."""
+    version = np.lib.format.read_magic(stream)
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(stream, LONGEST_HEADER)
+    if version == (2, 0):
+        return np.lib.format.read_array_header_2_0(stream, LONGEST_HEADER)
+    raise ValueError(f"format version {version[0]}.{version[1]} is not read, only 1.0 and 2.0")
 
 
 def batch_of_images(images: list[bytes], settings: Settings) -> Batch:

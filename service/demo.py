@@ -15,16 +15,15 @@ from typing import Any
 
 import httpx2
 import numpy as np
-from rich.console import Group
 from rich.table import Table
 from sklearn.metrics import roc_auc_score
 
 from models import Extractor, bundled
-from service import archive, engine, errors, serving, sources
+from service import engine, errors, serving, sources
 from service.manifest import Source
 from service.settings import Settings
 from service.store import Store
-from service.versions import DEFAULT_ALIAS
+from service.versions import DEFAULT_ALIAS, publish
 
 NAME = "demo"
 RECIPE = engine.Recipe(alpha=0.05)
@@ -33,7 +32,7 @@ READY_SECONDS = 60.0
 SHOWN = 6  # rows of the table for each kind of image
 
 
-def run(settings: Settings, port: int, *, progress: engine.Progress, say: Callable[[str], None]) -> Group:
+def run(settings: Settings, port: int, *, progress: engine.Progress, say: Callable[[str], None]) -> tuple[Table, str]:
     """Fit and publish unless that is done, start the service unless it runs, score images over HTTP."""
     with Store.open(settings.store) as store:
         _fit(settings, store, progress, say)
@@ -71,9 +70,7 @@ def _fit(settings: Settings, store: Store, progress: engine.Progress, say: Calla
     extractor = Extractor(onnx_file, preprocessing=preprocessing, taps=taps, device=settings.device, threads=os.cpu_count() or 1)
     fitted = engine.fit(RECIPE, data.batch, extractor, progress=progress)
     source = Source(name="printed-circuit patches", rows=len(data.batch), sha256=sha256)
-    manifest, blobs = archive.pack(fitted, NAME, source)
-    number = store.publish(NAME, manifest, blobs)
-    store.move_alias(NAME, DEFAULT_ALIAS, number)
+    number = publish(store, NAME, fitted, source, DEFAULT_ALIAS)
     held_out = len(fitted.calibration.scores)
     say(
         f"fit: {NAME} version {number}, gaussian on the {fitted.width} MobileNetV2 features of {fitted.n_fit} normal images, "
@@ -105,8 +102,8 @@ def _start(settings: Settings, port: int, say: Callable[[str], None]) -> str:
     return url
 
 
-def _report(url: str) -> Group:
-    """Score the test images over HTTP, and show what came back."""
+def _report(url: str) -> tuple[Table, str]:
+    """Score the test images over HTTP, and show what came back: a table, and lines below it."""
     paths = sorted((IMAGES / "test").rglob("*.png"))
     odd = np.array([path.parent.name == "odd" for path in paths])
     parts = [("images", (path.name, path.read_bytes(), "image/png")) for path in paths]
@@ -122,7 +119,7 @@ def _report(url: str) -> Group:
         for i in indices[np.linspace(0, len(indices) - 1, SHOWN).astype(int)]:
             table.add_row(*_row(paths[i], bool(kind), body["results"][i]))
         table.add_section()
-    return Group(table, _figures(body, odd), _pointers(url))
+    return table, _figures(body, odd) + "\n" + _pointers(url)
 
 
 def _row(path: Path, odd: bool, result: dict[str, Any]) -> tuple[str, ...]:

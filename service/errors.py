@@ -63,7 +63,8 @@ class Conflict(ServiceError): ...
 class AliasMoved(Conflict):
     def __init__(self, name: str, alias: str, expected: int, found: int | None) -> None:
         where = f"at version {found}" if found else "not set"
-        super().__init__(f"alias {alias!r} of detector {name!r} is {where}, not at version {expected} as expected")
+        wanted = f"not at version {expected} as expected" if expected else "though it was expected not to be set"
+        super().__init__(f"alias {alias!r} of detector {name!r} is {where}, {wanted}")
 
 
 class VersionInUse(Conflict):

@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 
 import anyio
 from anyio import to_thread
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import Overloaded, TooLarge
+from service.errors import Overloaded
 from service.metrics import Metrics
 
 T = TypeVar("T")
@@ -21,16 +22,23 @@ class Gate:
 
     def __init__(self, threads: int, queue: int, metrics: Metrics) -> None:
         self._limiter = anyio.CapacityLimiter(threads)
-        self._queue = queue
+        self._threads, self._queue = threads, queue
         self._metrics = metrics
+        self._inside = 0  # running or waiting; the limiter learns of a request only after it has yielded once
 
     async def run(self, function: Callable[..., T], *arguments: Any) -> T:
         """What ``function`` returns. Raises Overloaded, at once, when threads and queue are full."""
-        waiting = self._limiter.statistics().tasks_waiting
-        self._metrics.waiting(waiting)
-        if self._limiter.available_tokens < 1 and waiting >= self._queue:
-            raise Overloaded(f"{waiting} requests are waiting already; try again in a moment")
-        return await to_thread.run_sync(function, *arguments, limiter=self._limiter)
+        if self._inside >= self._threads + self._queue:
+            raise Overloaded(f"{self._inside - self._threads} requests are waiting already; try again in a moment")
+        self._count(+1)
+        try:
+            return await to_thread.run_sync(function, *arguments, limiter=self._limiter)
+        finally:
+            self._count(-1)
+
+    def _count(self, change: int) -> None:
+        self._inside += change
+        self._metrics.waiting(max(0, self._inside - self._threads))
 
 
 class Watch:
@@ -73,14 +81,15 @@ class BodyLimit:
         announced = dict(scope["headers"]).get(b"content-length", b"0")
         received = 0
 
+        # An HTTPException, because FastAPI takes any other one raised while it reads a body for a broken body.
         async def counting() -> Message:
             nonlocal received
             if announced.isdigit() and int(announced) > self._limit:
-                raise TooLarge(f"the body is announced with {int(announced)} bytes; the limit is {self._limit}")
+                raise HTTPException(413, f"the body is announced with {int(announced)} bytes; the limit is {self._limit}")
             message = await receive()
             received += len(message.get("body", b""))
             if received > self._limit:
-                raise TooLarge(f"the body is over the limit of {self._limit} bytes")
+                raise HTTPException(413, f"the body is over the limit of {self._limit} bytes")
             return message
 
         await self._app(scope, counting, send)

@@ -78,7 +78,7 @@ class Source(Part):
 class Manifest(Part):
     """All that is known of a version but its number, which is its place in the store."""
 
-    schema_: Literal[1] = Field(SCHEMA, alias="schema")
+    schema_: Literal[1] = Field(1, alias="schema")
     writer: str
     detector: str
     type: str

@@ -154,7 +154,10 @@ class Metrics:
                     self._aliases.remove(name, alias, str(number))
             for alias, number in aliases.items():
                 self._aliases.labels(name, alias, str(number)).set(1)
-            self._shown_aliases[name] = aliases
+            if aliases:
+                self._shown_aliases[name] = aliases
+            else:
+                self._shown_aliases.pop(name, None)  # names that are asked for but do not exist leave nothing behind
 
     def store_error(self) -> None:
         self._store_errors.inc()

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import reprlib
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import quote
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from service import errors
 
 log = logging.getLogger(__name__)
+
+CLIENT_GONE = 499  # by convention: the client closed the connection before it had sent the request
 
 # Kind of refusal: status, and the last part of the problem's type.
 STATUS: dict[type[errors.ServiceError], tuple[int, str]] = {
@@ -34,24 +40,25 @@ STATUS: dict[type[errors.ServiceError], tuple[int, str]] = {
 
 def problem(
     request: Request, status: int, detail: str, *, slug: str | None = None, headers: dict[str, str] | None = None, **more: Any
-) -> JSONResponse:
+) -> Response:
     """An answer that says what is wrong; ``slug`` names the kind of problem where it is one of ours."""
     content = {
         "type": f"urn:farfield:problem:{slug}" if slug else "about:blank",
         "title": slug.replace("-", " ").capitalize() if slug else HTTPStatus(status).phrase,
         "status": status,
         "detail": detail,
-        "instance": request.url.path,
+        "instance": quote(request.scope["path"], safe="/:@!$&'()*+,;="),
         **more,
     }
-    return JSONResponse(content, status, headers, media_type="application/problem+json")
+    # Plain ASCII, because a detail may quote half of a surrogate pair, which UTF-8 cannot hold.
+    return Response(json.dumps(content), status, headers, media_type="application/problem+json")
 
 
 def install(app: FastAPI) -> None:
     """Answer every refusal and every unexpected error as a problem."""
 
     @app.exception_handler(errors.ServiceError)
-    async def refused(request: Request, error: errors.ServiceError) -> JSONResponse:
+    async def refused(request: Request, error: errors.ServiceError) -> Response:
         status, slug = STATUS[type(error)]
         if isinstance(error, errors.StoreUnavailable):
             request.app.state.service.metrics.store_error()
@@ -63,22 +70,43 @@ def install(app: FastAPI) -> None:
         return problem(request, status, str(error), slug=slug, headers=headers, **more)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        found = [{"detail": item["msg"], "pointer": _pointer(item["loc"])} for item in error.errors()]
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        found = [{"detail": explained(item), "pointer": _pointer(item)} for item in error.errors()]
         detail = "; ".join(f"{item['pointer']}: {item['detail']}" for item in found)
         return problem(request, 422, detail, slug="invalid-input", errors=found)
 
     @app.exception_handler(HTTPException)
-    async def unrouted(request: Request, error: HTTPException) -> JSONResponse:
-        return problem(request, error.status_code, str(error.detail), headers=dict(error.headers or {}))
+    async def unrouted(request: Request, error: HTTPException) -> Response:
+        headers = dict(error.headers or {})
+        detail = {
+            404: f"there is nothing at {request.scope['path']!r}; GET /docs describes what there is",
+            405: f"{request.method} is not among the methods of this path: {headers.get('Allow') or headers.get('allow')}",
+        }.get(error.status_code, str(error.detail))
+        slug = "too-large" if error.status_code == 413 else None
+        return problem(request, error.status_code, detail, slug=slug, headers=headers)
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(*_: Any) -> Response:
+        return Response(status_code=CLIENT_GONE)  # nobody reads it; the status is for the metrics
 
     @app.exception_handler(Exception)
-    async def unexpected(request: Request, error: Exception) -> JSONResponse:
+    async def unexpected(request: Request, error: Exception) -> Response:
         log.error("unexpected error on %s", request.url.path, exc_info=error)
         return problem(request, 500, "the service failed on this request; its log has the details")
 
 
-def _pointer(location: tuple[str | int, ...] | Any) -> str:
+def explained(item: Mapping[str, Any]) -> str:
+    """What pydantic expected, and what came."""
+    if item["type"] == "extra_forbidden":
+        return "there is no such parameter or member"
+    if item["type"] in ("missing", "json_invalid"):
+        return str(item["msg"])
+    return f"{item['msg']}, not {reprlib.repr(item['input'])}"
+
+
+def _pointer(item: Mapping[str, Any]) -> str:
     """Where an error is: ``#/rows/0`` in the body, ``alpha`` for a parameter of path or query."""
-    place, *rest = location
-    return "#/" + "/".join(map(str, rest)) if place == "body" else "/".join(map(str, rest))
+    place, *rest = item["loc"]
+    if place != "body":
+        return "/".join(map(str, rest))
+    return "#" if item["type"] == "json_invalid" else "/".join(("#", *map(str, rest)))

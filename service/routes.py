@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ from service.gate import Gate
 from service.manifest import Manifest
 from service.metrics import Metrics
 from service.names import ALIAS_PATTERN, NAME_PATTERN, checked_alias
+from service.problems import explained
 from service.schemas import (
     AliasHistory,
     AliasRequest,
@@ -23,6 +25,7 @@ from service.schemas import (
     DetectorSummary,
     Options,
     Problem,
+    Refused,
     ScoreRequest,
     ScoreResponse,
     VersionList,
@@ -57,17 +60,17 @@ Query_ = Annotated[Options, Query()]
 
 PROBLEM = {"content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}}
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    404: {"model": Problem, "description": "No such detector, version or alias.", **PROBLEM},
-    422: {"model": Problem, "description": "The input is not what is needed; `errors` names the place.", **PROBLEM},
-    503: {"model": Problem, "description": "Overloaded, store away, or version refused; see `Retry-After`.", **PROBLEM},
+    404: {"description": "No such detector, version or alias.", **PROBLEM},
+    422: {"description": "The input is not what is needed; `errors` names the place.", **PROBLEM},
+    503: {"description": "Overloaded, store away, or version refused; see `Retry-After`.", **PROBLEM},
 }
-CONFLICT: dict[int | str, dict[str, Any]] = {409: {"model": Problem, "description": "The alias or version is in another state.", **PROBLEM}}
+CONFLICT: dict[int | str, dict[str, Any]] = {409: {"description": "The alias or version is in another state.", **PROBLEM}}
 SCORE: dict[str, Any] = {
     "response_model": ScoreResponse,
     "responses": {
         **PROBLEMS,
-        413: {"model": Problem, "description": "The body or an image is too large.", **PROBLEM},
-        415: {"model": Problem, "description": "The body is in a form that is not read.", **PROBLEM},
+        413: {"description": "The body or an image is too large.", **PROBLEM},
+        415: {"description": "The body is in a form that is not read.", **PROBLEM},
     },
     "openapi_extra": {
         "requestBody": {
@@ -109,9 +112,13 @@ async def score_by_version(name: Name, number: Number, request: Request, parts: 
     return await _score(parts, name, number, request, options)
 
 
-@router.get("/detectors", tags=["versions"], summary="All detectors")
+@router.get("/detectors", tags=["versions"], summary="All detectors", responses={503: PROBLEMS[503]})
 def list_detectors(parts: Parts) -> DetectorList:
-    return DetectorList(detectors=[_summary(parts.store, name) for name in parts.store.names()])
+    summaries = []
+    for name in parts.store.names():
+        with suppress(errors.UnknownDetector):  # deleted since
+            summaries.append(_summary(parts.store, name))
+    return DetectorList(detectors=summaries)
 
 
 @router.get("/detectors/{name}", tags=["versions"], summary="One detector", responses=PROBLEMS)
@@ -121,10 +128,10 @@ def get_detector(name: Name, parts: Parts) -> DetectorSummary:
 
 @router.get("/detectors/{name}/versions", tags=["versions"], summary="All versions of a detector", responses=PROBLEMS)
 def list_versions(name: Name, parts: Parts) -> VersionList:
-    numbers, aliases = parts.store.numbers(name), parts.store.aliases(name)
-    if not numbers:
-        raise errors.UnknownDetector(name)
-    return VersionList(versions=[_version(parts.store.manifest(name, n), n, aliases) for n in numbers])
+    whole, damaged = parts.store.manifests(name)
+    aliases = parts.store.aliases(name)
+    refused = [Refused(detector=name, version=number, reason=reason) for number, reason in damaged.items()]
+    return VersionList(versions=[_version(manifest, number, aliases) for number, manifest in whole.items()], refused=refused)
 
 
 @router.get("/detectors/{name}/versions/{number}", tags=["versions"], summary="One version", responses=PROBLEMS)
@@ -175,7 +182,9 @@ def rollback(name: Name, alias: Alias, parts: Parts) -> AliasResponse:
 
 
 async def _score(parts: Service, name: str, reference: Reference, request: Request, options: Options) -> Response:
-    loaded = parts.versions.cached(name, reference) or await parts.gate.run(parts.versions.get, name, reference)
+    loaded = parts.versions.cached(name, reference)
+    if loaded is None:
+        loaded = await parts.gate.run(parts.versions.get, name, reference)
     payload = await _payload(request, parts.settings)
     content, verdicts = await parts.gate.run(_judge, loaded, payload, options, parts.settings)
     parts.metrics.scored(name, loaded.number, verdicts)
@@ -230,7 +239,7 @@ def _decoded(payload: Payload, options: Options, settings: Settings) -> tuple[en
         options = Options.model_validate(options.model_dump() | others)
     except ValidationError as error:
         first = error.errors()[0]
-        raise errors.InvalidInput(f"{first['loc'][0]}: {first['msg']}", f"#/{first['loc'][0]}") from None
+        raise errors.InvalidInput(f"{first['loc'][0]}: {explained(first)}", f"#/{first['loc'][0]}") from None
     return codecs.rows_of_json(rows, settings), options
 
 

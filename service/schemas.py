@@ -90,8 +90,15 @@ class VersionSummary(Schema):
     writer: str
 
 
+class Refused(Schema):
+    detector: str
+    version: int
+    reason: str
+
+
 class VersionList(Schema):
     versions: list[VersionSummary]
+    refused: list[Refused] = Field(description="Versions whose manifest is damaged.")
 
 
 class AliasRequest(Schema):
@@ -113,12 +120,6 @@ class AliasHistory(Schema):
     alias: str
     version: int
     history: list[dict[str, Any]] = Field(description="Where the alias was, newest first, and until when.")
-
-
-class Refused(Schema):
-    detector: str
-    version: int
-    reason: str
 
 
 class Readiness(Schema):

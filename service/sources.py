@@ -80,7 +80,11 @@ def read(path: Path, labels: str | None = None) -> Data:
 def _file(path: Path, labels: str | None) -> Data:
     suffix = "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
     if suffix == ".npy":
-        return Data(_batch(np.load(path, mmap_mode="r", allow_pickle=False)), path.name)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not isinstance(array, np.ndarray):
+            array.close()
+            raise ValueError("it is an .npz archive, not an .npy file")
+        return Data(_batch(array), path.name)
     if suffix == ".npz":
         return _archive(path, labels)
     readers = {
@@ -96,6 +100,9 @@ def _file(path: Path, labels: str | None) -> Data:
 
 
 def _archive(path: Path, labels: str | None) -> Data:
+    with path.open("rb") as file:
+        if not zipfile.is_zipfile(file):
+            raise ValueError("it is no .npz archive")
     with np.load(path, allow_pickle=False) as archive:
         found = labels if labels in archive.files else None
         keys = [key for key in archive.files if key != found]
@@ -107,8 +114,8 @@ def _archive(path: Path, labels: str | None) -> Data:
 
 def _batch(array: NDArray[Any]) -> Batch:
     if array.ndim == 4 and array.shape[3] == 3 and array.dtype == np.uint8:
-        return Batch(images=array)
-    return Batch(rows=array.reshape(len(array), -1) if array.ndim == 1 else array)
+        return Batch(images=list(array))
+    return Batch(rows=array.reshape(-1, 1) if array.ndim < 2 else array)
 
 
 def _table(table: pa.Table, name: str, labels: str | None) -> Data:
@@ -116,6 +123,8 @@ def _table(table: pa.Table, name: str, labels: str | None) -> Data:
     if labels in table.column_names:
         taken = table[labels].to_numpy()
         table = table.drop_columns([labels])
+    if table.num_rows == 0:
+        raise InvalidInput(f"{name} holds no rows")
     for field in table.schema:
         if not (pa.types.is_integer(field.type) or pa.types.is_floating(field.type) or pa.types.is_boolean(field.type)):
             raise InvalidInput(f"column {field.name!r} of {name} holds {field.type}; numbers are needed")

@@ -19,18 +19,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
+import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Self, TypeVar
-from urllib.parse import parse_qsl, urlsplit
+from typing import Any, Self
+from urllib.parse import parse_qsl, quote, urlsplit
 
 import redis
-from redis.backoff import ExponentialWithJitterBackoff
+from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.retry import Retry
 
 from service import errors
@@ -46,7 +46,7 @@ RETRIED = (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError, re
 
 _LUA = {path.name: path.read_text() for path in files("service").joinpath("lua").iterdir()}
 
-T = TypeVar("T")
+_REFERENCE = re.compile(rb'\{"chunk_bytes":[1-9]\d{0,9},"sha256":"[0-9a-f]{64}","size":\d{1,12}\}')  # in a canonical manifest
 
 
 class Store:
@@ -62,12 +62,12 @@ class Store:
         """The store at ``url``, a setting of the form that ``Settings.store`` describes.
 
         ``timeout`` is the time in seconds for each call and each of its retries. Nothing is connected yet but an embedded
-        server, which is started or joined.
+        server, which is started or joined, and a cluster, which is asked for its nodes.
         """
         server = None
         if url.startswith("embedded:"):
             server = EmbeddedServer.join(Path(url.removeprefix("embedded:")))
-            url = f"unix://{server.socket}"
+            url = f"unix://{quote(str(server.socket))}"
         return cls(connect(url, timeout), server=server, orphan_seconds=orphan_seconds)
 
     def close(self) -> None:
@@ -124,6 +124,21 @@ class Store:
         except ManifestError as error:
             raise errors.VersionRefused(name, number, str(error)) from None
 
+    def manifests(self, name: str) -> tuple[dict[int, Manifest], dict[int, str]]:
+        """Manifests of all versions by number, and for the damaged ones the reason. Raises UnknownDetector."""
+        whole: dict[int, Manifest] = {}
+        damaged: dict[int, str] = {}
+        for number in self.numbers(name):
+            try:
+                whole[number] = self.manifest(name, number)
+            except errors.VersionRefused as refused:
+                damaged[number] = refused.reason
+            except errors.UnknownVersion:
+                continue  # deleted since
+        if not whole and not damaged:
+            raise errors.UnknownDetector(name)
+        return whole, damaged
+
     def aliases(self, name: str) -> dict[str, int]:
         with _reached():
             found = self._client.hgetall(_key(name, "aliases"))
@@ -171,21 +186,24 @@ class Store:
         text = manifest.canonical()
         with _reached():
             self._client.sadd("farfield:detectors", name)
-        fixed = [_key(name, "versions"), _key(name, "last"), _key(name, "done", uuid.uuid4().hex)]
+        fixed = [_key(name, "versions"), _key(name, "last"), _done_key(name)]
         stored = hashlib.sha256(text).hexdigest().encode() + b" " + text
         try:
             return int(self._run("publish.lua", [*fixed, *keys], [stored, DONE_SECONDS]))
-        except _Declined as declined:  # only after orphan_seconds between the first chunk and this call
-            raise errors.StoreUnavailable(f"publishing took too long, {declined} has expired: try again") from None
+        except _Declined as declined:
+            raise errors.StoreUnavailable(
+                f"{declined} is gone again, because publishing took more than {self._orphan_seconds} s "
+                "or the version that it was shared with was deleted meanwhile: try again"
+            ) from None
 
     def move_alias(self, name: str, alias: str, number: int, *, expected: int | None = None) -> int | None:
         """Point ``alias`` at version ``number``; return where it was. ``expected`` 0 means: not set.
 
         Raises UnknownVersion, or AliasMoved if it is not at ``expected``.
         """
-        keys = [_key(name, "versions"), _key(name, "aliases"), _key(name, "history", alias)]
+        keys = [_key(name, "versions"), _key(name, "aliases"), _key(name, "history", alias), _done_key(name)]
         try:
-            before = self._run("move_alias.lua", keys, [alias, number, "" if expected is None else expected, _now()])
+            before = self._run("move_alias.lua", keys, [alias, number, "" if expected is None else expected, _now(), DONE_SECONDS])
         except _Declined as declined:
             if declined.kind == "NOVERSION":
                 raise errors.UnknownVersion(name, number) from None
@@ -197,8 +215,7 @@ class Store:
 
         Raises UnknownAlias or NothingToRollBack.
         """
-        token = _key(name, "done", uuid.uuid4().hex)
-        keys = [_key(name, "versions"), _key(name, "aliases"), _key(name, "history", alias), token]
+        keys = [_key(name, "versions"), _key(name, "aliases"), _key(name, "history", alias), _done_key(name)]
         try:
             left, reached = self._run("rollback.lua", keys, [alias, DONE_SECONDS])
         except _Declined as declined:
@@ -208,13 +225,14 @@ class Store:
         return int(left), int(reached)
 
     def delete_alias(self, name: str, alias: str) -> None:
-        with _reached():
-            if not self._client.hdel(_key(name, "aliases"), alias):
-                raise errors.UnknownAlias(name, alias)
+        """Remove an alias, and where it was before. Raises UnknownAlias."""
+        keys = [_key(name, "aliases"), _key(name, "history", alias), _done_key(name)]
+        if not self._run("delete_alias.lua", keys, [alias, DONE_SECONDS]):
+            raise errors.UnknownAlias(name, alias)
 
     def delete_version(self, name: str, number: int) -> None:
         """Delete a version and what it alone refers to. Raises UnknownVersion, or VersionInUse if an alias points at it."""
-        references = list(self.manifest(name, number).blobs.values())
+        references = self._references(name, number)
         chunks = [(key, reference.sha256) for reference in references for key in _chunk_keys(name, reference)]
         keys = [_key(name, "versions"), _key(name, "aliases"), *(key for key, _ in chunks)]
         try:
@@ -222,6 +240,15 @@ class Store:
         except _Declined:
             using = [alias for alias, at in self.aliases(name).items() if at == number]
             raise errors.VersionInUse(name, number, using) from None
+
+    def _references(self, name: str, number: int) -> list[BlobReference]:
+        """The blobs of a version; of one whose manifest is damaged, those that can still be made out."""
+        try:
+            return list(self.manifest(name, number).blobs.values())
+        except errors.VersionRefused:
+            with _reached():
+                text = self._client.hget(_key(name, "versions"), str(number)) or b""
+            return [BlobReference.model_validate_json(found) for found in _REFERENCE.findall(text)]
 
     def _run(self, script: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
         """What a script returns. Raises _Declined where the script replies with an error of ours."""
@@ -255,12 +282,12 @@ def connect(url: str, timeout: float) -> Any:
     try:
         if parts.scheme in ("redis+cluster", "rediss+cluster"):
             with _reached():
-                return redis.RedisCluster.from_url(url.replace("+cluster", "", 1), retry=retry, **common)  # type: ignore[arg-type]
+                return redis.RedisCluster.from_url(url.replace("+cluster", "", 1), retry=retry, **common)
         if parts.scheme == "redis+sentinel":
             return _sentinel_master(url, retry, common)
         if parts.scheme not in ("redis", "rediss", "unix"):
             raise ValueError("the scheme must be embedded, redis, rediss, redis+sentinel, redis+cluster or rediss+cluster")
-        return redis.Redis.from_url(url, retry=retry, **common)  # type: ignore[arg-type]
+        return redis.Redis.from_url(url, retry=retry, **common)
     except (ValueError, TypeError) as error:
         raise errors.StartupError(f"the store {_without_password(url)} cannot be used: {error}") from None
 
@@ -272,7 +299,9 @@ def _sentinel_master(url: str, retry: Retry, common: dict[str, float]) -> Any:
     path = parts.path.strip("/").split("/")
     if not path[0] or not all(host and port.isdigit() for host, _, port in hosts):
         raise ValueError("it must read redis+sentinel://host:port[,host:port]/MASTER[/DB]")
-    sentinel = redis.Sentinel([(host, int(port)) for host, _, port in hosts], sentinel_kwargs=common, **common)
+    addresses = [(host, int(port)) for host, _, port in hosts]
+    asking = {**common, "retry": Retry(NoBackoff(), 0)}  # the master's client asks again by itself
+    sentinel: Any = redis.Sentinel(addresses, sentinel_kwargs=asking, **common)  # type: ignore[no-untyped-call]
     credentials = {"username": parts.username, "password": parts.password, **dict(parse_qsl(parts.query))}
     database = int(path[1]) if len(path) > 1 else 0
     given = {key: value for key, value in credentials.items() if value}
@@ -285,12 +314,17 @@ def _reached() -> Iterator[None]:
         yield
     except redis.ResponseError as error:
         raise errors.StoreUnavailable(f"the store refused: {error}") from error
-    except redis.RedisError as error:
+    except (redis.RedisError, redis.RedisClusterException) as error:
         raise errors.StoreUnavailable(f"the store did not answer: {error}") from error
 
 
 def _key(name: str, *parts: str) -> str:
     return ":".join(("farfield", f"{{{name}}}", *parts))
+
+
+def _done_key(name: str) -> str:
+    """A new key under which a script notes its result, for the case that its answer is lost and it runs again."""
+    return _key(name, "done", uuid.uuid4().hex)
 
 
 def _chunk_keys(name: str, reference: BlobReference) -> list[str]:

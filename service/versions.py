@@ -14,9 +14,9 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from service import errors
-from service.archive import ArchiveError, unpack
+from service.archive import ArchiveError, pack, unpack
 from service.engine import Fitted, check_golden
-from service.manifest import Manifest
+from service.manifest import Manifest, Source
 from service.metrics import Metrics
 from service.settings import Settings
 from service.store import Store
@@ -81,6 +81,7 @@ class Versions:
         self._refused: dict[tuple[str, int], Refusal] = {}
         self._lock = threading.RLock()  # guards the fields above; never held while the store is asked
         self._loading = threading.Lock()  # one load at a time
+        self._refreshing = threading.Lock()  # so that no refresh undoes what a later one has seen
         self.ready = False
 
     def cached(self, name: str, reference: Reference) -> Loaded | None:
@@ -106,22 +107,22 @@ class Versions:
         return loaded
 
     def start(self) -> None:
-        """Load the default version of every detector. A refused one does not keep the others from serving."""
-        for name in self._store.names():
+        """Load the default version of every detector that fits. A refused one does not keep the others from serving."""
+        for name in self._store.names()[: self._settings.max_loaded_versions]:
             try:
                 self.get(name, None)
             except errors.VersionRefused as refused:
-                log.error("%s", refused)
+                log.error("%s", refused)  # noqa: TRY400  # the sentence says it all
         self.ready = True
 
     def refresh(self, only: str | None = None) -> None:
         """Look up what every reference in use means now, and swap to it once it is loaded."""
-        with self._lock:
-            in_use = [key for key in self._serving if only in (None, key[0])]
-            names = {name for name, _ in in_use}
-        routings = {name: self._route(name) for name in names}
-        for name, reference in in_use:
-            self._swap(name, reference, routings[name])
+        with self._refreshing:
+            with self._lock:
+                in_use = [key for key in self._serving if only in {None, key[0]}]
+            routings = {name: self._route(name) for name in {name for name, _ in in_use}}
+            for name, reference in in_use:
+                self._swap(name, reference, routings[name])
 
     def refused(self) -> list[dict[str, str | int]]:
         """Versions that were asked for and refused, with the reason."""
@@ -183,6 +184,15 @@ class Versions:
             for key in [key for key, served in self._serving.items() if key[0] == name and served == number]:
                 del self._serving[key]
             self._metrics.version_unloaded(name, number)
+
+
+def publish(store: Store, name: str, fitted: Fitted, source: Source, alias: str | None) -> int:
+    """Publish a fitted detector, point ``alias`` at it if given, and return its number."""
+    manifest, blobs = pack(fitted, name, source)
+    number = store.publish(name, manifest, blobs)
+    if alias:
+        store.move_alias(name, alias, number)
+    return number
 
 
 def promote(store: Store, settings: Settings, name: str, alias: str, number: int, *, expected: int | None = None) -> int | None:

@@ -1,0 +1,237 @@
+"""What every detector promises, as functions to call: one promise each, stated in its docstring.
+
+A check takes the registered name of a detector, the detector with its parameters, and normal rows
+(n, d) that it can learn, n >= 20 and d >= 3; it raises AssertionError where the promise is broken.
+``CHECKS`` hold for every detector, ``ADDITIVE_CHECKS`` for those that learn from sums.
+
+>>> from detectors import Gaussian
+>>> rows = np.random.default_rng(0).normal(size=(40, 4))
+>>> for check in CHECKS + ADDITIVE_CHECKS:
+...     check("gaussian", Gaussian(), rows)
+"""
+
+# ruff: noqa: S101, ARG001  # a check is an assertion, and all checks take the same three arguments
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from sklearn.base import clone
+
+from detectors.arrays import Rows, Scores
+from detectors.base import AdditiveDetector, Detector
+from detectors.state import dumps, loads
+
+Check = Callable[[str, Any, Rows], None]
+
+ALONE = 1e-9  # relative: a row's score may depend on its batch by the order of summation only
+MERGED = 1e-10  # relative: sums in another order
+
+
+def check_scoring_changes_nothing(kind: str, detector: Detector[Any], rows: Rows) -> None:
+    """The same rows get the same scores however often they are asked about, and the state stays bit for bit."""
+    fitted = clone(detector).fit(rows)
+    before = _frozen(kind, fitted)
+    np.testing.assert_array_equal(fitted.scores(rows[::2] + 1), fitted.scores(rows[::2] + 1))
+    assert _frozen(kind, fitted) == before
+
+
+def check_rows_are_scored_alone(kind: str, detector: Detector[Any], rows: Rows) -> None:
+    """A row's score does not depend on the rows it comes with."""
+    fitted = clone(detector).fit(rows)
+    one_by_one = np.concatenate([fitted.scores(row[None]) for row in _strange(rows)])
+    np.testing.assert_allclose(fitted.scores(_strange(rows)), one_by_one, rtol=ALONE)
+
+
+def check_order_of_rows_is_immaterial(kind: str, detector: Detector[Any], rows: Rows) -> None:
+    """Rows in another order teach the same."""
+    shuffled = np.random.default_rng(0).permutation(rows)
+    _assert_same_scores(clone(detector).fit(shuffled), clone(detector).fit(rows), rows)
+
+
+def check_input_stays_untouched(kind: str, detector: Detector[Any], rows: Rows) -> None:
+    """Neither learning nor scoring writes into the caller's array, and writing into it later changes no model."""
+    ours = rows.copy()
+    fitted = clone(detector).fit(ours)
+    fitted.scores(ours)
+    np.testing.assert_array_equal(ours, rows)
+    before = _frozen(kind, fitted)
+    ours[:] = 7.0
+    assert _frozen(kind, fitted) == before
+
+
+def check_fitting_again_forgets(kind: str, detector: Detector[Any], rows: Rows) -> None:
+    """A second fit leaves nothing of the first."""
+    again = clone(detector).fit(3 * rows[: len(rows) // 2] + 1).fit(rows)
+    assert _frozen(kind, again) == _frozen(kind, clone(detector).fit(rows))
+
+
+def check_state_round_trips(kind: str, detector: Detector[Any], rows: Rows) -> None:
+    """A saved and loaded detector has the same state and the same scores, bit for bit."""
+    fitted = clone(detector).fit(rows)
+    loaded = loads(*dumps(kind, fitted), {kind: type(detector)})
+    assert _frozen(kind, loaded) == _frozen(kind, fitted)
+    np.testing.assert_array_equal(loaded.scores(_strange(rows)), fitted.scores(_strange(rows)))
+
+
+def check_unknown_state_is_refused(kind: str, detector: Detector[Any], rows: Rows) -> None:
+    """Another format, an unknown type or parameter, a missing array and one too many raise ValueError."""
+    text, arrays = dumps(kind, clone(detector).fit(rows))
+    registry = {kind: type(detector)}
+    header = json.loads(text)
+    parameters = header["parameters"] | {"no_such_parameter": 1}
+    for wrong in ({"format": 999}, {"type": "no_such_type"}, {"parameters": parameters}):
+        _assert_refused(loads, json.dumps(header | wrong), arrays, registry)
+    for name in header:
+        _assert_refused(loads, json.dumps({k: v for k, v in header.items() if k != name}), arrays, registry)
+    for name in arrays:
+        _assert_refused(loads, text, {k: v for k, v in arrays.items() if k != name}, registry, naming=name)
+    _assert_refused(loads, text, arrays | {"no_such_array": np.zeros(1)}, registry, naming="no_such_array")
+
+
+def check_odd_rows_survive(kind: str, detector: Detector[Any], rows: Rows) -> None:
+    """A constant column, repeated rows, one row repeated and more columns than rows give finite scores."""
+    constant = rows.copy()
+    constant[:, 1] = 0.1
+    for odd in (constant, np.tile(rows[:5], (4, 1)), np.tile(rows[:1], (20, 1)), rows[: rows.shape[1] - 1]):
+        fitted = clone(detector).fit(odd)
+        assert np.isfinite(fitted.scores(np.concatenate([odd, _strange(rows)]))).all()
+
+
+def check_what_is_not_finite_is_refused(kind: str, detector: Detector[Any], rows: Rows) -> None:
+    """NaN and infinity raise ValueError, in learning and in scoring, and the message names row and column."""
+    fitted = clone(detector).fit(rows)
+    for bad in (np.nan, np.inf, -np.inf):
+        wrong = rows.copy()
+        wrong[7, 2] = bad
+        for refuses in (clone(detector).fit, fitted.scores):
+            for form in (wrong, wrong.tolist()):
+                _assert_refused(refuses, form, naming="row 7, column 2")
+
+
+def check_wrong_width_is_refused(kind: str, detector: Detector[Any], rows: Rows) -> None:
+    """Rows with another number of features than those learned raise ValueError."""
+    fitted = clone(detector).fit(rows)
+    _assert_refused(fitted.scores, rows[:, 1:], naming="features")
+    _assert_refused(fitted.scores, np.hstack([rows, rows]), naming="features")
+
+
+def check_huge_rows_have_finite_scores(kind: str, detector: Detector[Any], rows: Rows) -> None:
+    """Scores and attributions are finite as far as float64 reaches."""
+    fitted = clone(detector).fit(rows)
+    huge = 1e300 * np.sign(_strange(rows))
+    assert np.isfinite(fitted.scores(huge)).all()
+    if _attributes(detector):
+        assert np.isfinite(fitted.attributions(huge)).all()
+
+
+def check_farther_is_stranger(kind: str, detector: Detector[Any], rows: Rows) -> None:
+    """Along a ray away from the normal rows the score grows strictly."""
+    fitted = clone(detector).fit(rows)
+    for direction in np.random.default_rng(0).normal(size=(5, rows.shape[1])):
+        along = rows.mean(axis=0) + np.outer([3, 10, 30, 1e3, 1e6], direction * rows.std(axis=0))
+        assert (np.diff(fitted.scores(along)) > 0).all()
+
+
+def check_attributions_add_up(kind: str, detector: Detector[Any], rows: Rows) -> None:
+    """Where a detector gives attributions, those of a row add up to its score."""
+    fitted = clone(detector).fit(rows)
+    if _attributes(detector):
+        shares = fitted.attributions(_strange(rows))
+        assert shares.shape == rows.shape
+        np.testing.assert_allclose(shares.sum(axis=1), fitted.scores(_strange(rows)), rtol=ALONE)
+
+
+def check_merged_shards_equal_the_whole(kind: str, detector: AdditiveDetector[Any, Any], rows: Rows) -> None:
+    """Shards merged in any order give the scores of one fit over all rows."""
+    whole = clone(detector).fit(rows)
+    for seed in range(3):
+        shards = [clone(detector).partial_fit(rows[i::7]) for i in np.random.default_rng(seed).permutation(7)]
+        merged = shards[0]
+        for shard in shards[1:]:
+            merged.merge(shard)
+        _assert_same_scores(merged, whole, rows)
+
+
+def check_blocks_equal_the_whole(kind: str, detector: AdditiveDetector[Any, Any], rows: Rows) -> None:
+    """Rows learned in blocks of any size, single rows too, give the scores of one fit."""
+    whole = clone(detector).fit(rows)
+    for size in (1, 3, len(rows) - 1, len(rows)):
+        blocks = clone(detector)
+        for start in range(0, len(rows), size):
+            blocks.partial_fit(rows[start : start + size])
+        _assert_same_scores(blocks, whole, rows)
+
+
+def check_forgetting_undoes_learning(kind: str, detector: AdditiveDetector[Any, Any], rows: Rows) -> None:
+    """Rows taken out again leave the state of the others; all of them cannot be taken out."""
+    kept = len(rows) // 2
+    fitted = clone(detector).fit(rows).forget(rows[kept:])
+    _assert_same_scores(fitted, clone(detector).fit(rows[:kept]), rows)
+    _assert_refused(fitted.forget, rows[:kept])
+
+
+def check_strangers_do_not_merge(kind: str, detector: AdditiveDetector[Any, Any], rows: Rows) -> None:
+    """Detectors of other parameters or another width are refused by ``merge``; a loaded twin is not."""
+    fitted = clone(detector).fit(rows)
+    other = clone(detector).set_params(contamination=detector.contamination / 2).fit(rows)
+    _assert_refused(fitted.merge, other, naming="parameters")
+    loaded = loads(*dumps(kind, clone(detector).fit(rows)), {kind: type(detector)})
+    _assert_same_scores(fitted.merge(loaded), clone(detector).fit(np.concatenate([rows, rows])), rows)
+
+
+CHECKS: list[Check] = [
+    check_scoring_changes_nothing,
+    check_rows_are_scored_alone,
+    check_order_of_rows_is_immaterial,
+    check_input_stays_untouched,
+    check_fitting_again_forgets,
+    check_state_round_trips,
+    check_unknown_state_is_refused,
+    check_odd_rows_survive,
+    check_what_is_not_finite_is_refused,
+    check_wrong_width_is_refused,
+    check_huge_rows_have_finite_scores,
+    check_farther_is_stranger,
+    check_attributions_add_up,
+]
+
+ADDITIVE_CHECKS: list[Check] = [
+    check_merged_shards_equal_the_whole,
+    check_blocks_equal_the_whole,
+    check_forgetting_undoes_learning,
+    check_strangers_do_not_merge,
+]
+
+
+def _strange(rows: Rows) -> Rows:
+    """Rows unlike those learned: shifted, and spread over several scales."""
+    return rows * np.geomspace(0.1, 100, len(rows))[:, None] + 0.5
+
+
+def _frozen(kind: str, detector: Detector[Any]) -> tuple[str, dict[str, tuple[str, tuple[int, ...], bytes]]]:
+    """All that is saved of a detector, in a form that ``==`` compares bit for bit."""
+    text, arrays = dumps(kind, detector)
+    return text, {name: (str(array.dtype), array.shape, array.tobytes()) for name, array in arrays.items()}
+
+
+def _assert_same_scores(left: Detector[Any], right: Detector[Any], rows: Rows) -> None:
+    expected: Scores = right.scores(_strange(rows))
+    np.testing.assert_allclose(left.scores(_strange(rows)), expected, rtol=MERGED, atol=MERGED * np.median(expected))
+
+
+def _assert_refused(call: Callable[..., object], *arguments: Any, naming: str = "") -> None:
+    message = None
+    try:
+        call(*arguments)
+    except ValueError as error:
+        message = str(error)
+    assert message is not None, "nothing was refused where a ValueError was promised"
+    assert naming in message, f"the refusal does not name {naming!r}: {message}"
+
+
+def _attributes(detector: Detector[Any]) -> bool:
+    return type(detector).attribute is not Detector.attribute

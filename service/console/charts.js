@@ -1,0 +1,89 @@
+// The two kinds of chart, drawn as SVG in the size that the page gives them.
+
+import { brief, percent, svg } from "./dom.js";
+
+const LOWEST_TOP = 2; // of the histogram's axis, so that bars at 1 stand at half height
+const HIGHEST_TOP = 4; // bars above are cut off and say their value
+const MARGIN = { left: 28, right: 4, top: 16, bottom: 20 };
+const LETTER = 6.2; // pixels
+
+/**
+ * How many times more rows each bar holds than normal inputs would put there.
+ *
+ * P-values of normal inputs are the multiples of 1 / (n + 1), each as likely as the others, for n
+ * calibration rows. A bucket below the first multiple can not be hit and is joined to the next.
+ */
+export function ratios(buckets, calibrationRows) {
+  const steps = calibrationRows + 1;
+  const share = (edge) => Math.floor(edge * steps + 1e-9) / steps;
+  const total = buckets.at(-1)?.rows ?? 0;
+  const bars = [];
+  let from = { edge: 0, rows: 0 };
+  for (const to of buckets) {
+    const expected = share(to.edge) - share(from.edge);
+    if (expected <= 0) continue;
+    const rows = to.rows - from.rows;
+    bars.push({ low: from.edge, high: to.edge, rows, ratio: total ? rows / total / expected : 0 });
+    from = to;
+  }
+  return bars;
+}
+
+/** Histogram of p-values: equal columns for unequal buckets, so that the small ones, where alarms are decided, are seen. */
+export function drawHistogram(chart, bars, alpha) {
+  const { width, height } = box(chart);
+  const bottom = height - MARGIN.bottom;
+  const top = Math.min(HIGHEST_TOP, Math.max(LOWEST_TOP, ...bars.map((bar) => bar.ratio)));
+  const y = (ratio) => bottom - (Math.min(ratio, top) / top) * (bottom - MARGIN.top);
+  const step = (width - MARGIN.left - MARGIN.right) / bars.length;
+  const x = (index) => MARGIN.left + index * step;
+  const edge = (value) => fitting(step < 5 * LETTER ? String(value).slice(1) : String(value), step);
+  const ticks = [0, 1, 2, 3, 4].filter((tick) => tick <= top);
+  chart.replaceChildren(
+    ...ticks.map((tick) => line(MARGIN.left, y(tick), width - MARGIN.right, y(tick), "grid")),
+    ...ticks.map((tick) => text(MARGIN.left - 8, y(tick) + 4, `${tick}×`, "end")),
+    ...bars.map((bar, index) => column(bar, x(index) + 1.5, y(bar.ratio), step - 3, bottom, bar.high <= alpha)),
+    ...bars.filter((bar) => bar.ratio > top).map((bar) => text(x(bars.indexOf(bar)) + step / 2, MARGIN.top - 5, `${brief(bar.ratio)}×`)),
+    line(MARGIN.left, y(1), width - MARGIN.right, y(1), "uniform"),
+    ...bars.slice(1).map((bar, index) => text(x(index + 1), height - 5, edge(bar.low))),
+    text(MARGIN.left, height - 5, "0"),
+    text(width - MARGIN.right, height - 5, "1", "end"),
+  );
+}
+
+const fitting = (label, room) => (label.length * LETTER <= room ? label : "");
+
+function column(bar, x, y, width, bottom, alarming) {
+  const shape = svg("rect", { x, y, width, height: Math.max(bottom - y, 0), rx: 2, class: alarming ? "column alarming" : "column" });
+  shape.append(svg("title", {}, `p-value ${bar.low} to ${bar.high}: ${bar.rows} rows, ${brief(bar.ratio)} times what normal inputs give`));
+  return shape;
+}
+
+/**
+ * A line over the last `span` seconds. Points are `{age, value}`, with the age in seconds and null for no value;
+ * `limit` is drawn across.
+ */
+export function drawTrend(chart, points, { span, least, limit = null, format = brief }) {
+  const { width, height } = box(chart);
+  const values = points.filter((point) => point.value !== null);
+  const top = Math.max(least, limit ?? 0, ...values.map((point) => point.value)) * 1.1;
+  const y = (value) => height - 4 - (value / top) * (height - 20);
+  const path = points.map(({ age, value }, index) => {
+    if (value === null) return "";
+    const begins = index === 0 || points[index - 1].value === null;
+    return `${begins ? "M" : "L"}${(width * (1 - age / span)).toFixed(1)} ${y(value).toFixed(1)}`;
+  });
+  chart.replaceChildren(line(0, y(0), width, y(0), "grid"), svg("path", { d: path.join(""), class: "trend" }));
+  if (limit !== null) chart.append(line(0, y(limit), width, y(limit), "uniform"), text(2, y(limit) - 4, `alpha ${percent(limit)}`, "start"));
+  if (values.length) chart.append(text(width - 2, 10, format(values.at(-1).value), "end"));
+}
+
+function box(chart) {
+  const { width, height } = chart.getBoundingClientRect();
+  chart.setAttribute("viewBox", `0 0 ${width} ${height}`);
+  return { width, height };
+}
+
+const line = (x1, y1, x2, y2, kind) => svg("line", { x1, y1, x2, y2, class: kind });
+
+const text = (x, y, content, anchor = "middle") => svg("text", { x, y, "text-anchor": anchor }, content);

@@ -1,0 +1,49 @@
+"""Fixtures that need a server; each gives a real one on a free port or in a folder of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from service.store import Store
+from tests.servers import RedisServer, ServiceProcess
+
+
+@pytest.fixture
+def embedded_store(tmp_path: Path) -> Iterator[Store]:
+    """A store on the embedded Valkey, in an empty folder."""
+    with Store.open(f"embedded:{tmp_path / 'data'}", timeout=2) as store:
+        yield store
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """Debian's redis-server, empty; can be frozen, killed and started again."""
+    server = RedisServer(tmp_path / "redis").start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """Address of an empty redis-server, as ``Store.open`` and ``--store`` take it."""
+    return redis_server.url
+
+
+@pytest.fixture
+def service_process(tmp_path: Path) -> Iterator[Callable[..., ServiceProcess]]:
+    """``service_process(store_url, ready=True, FARFIELD_X="1", ...)`` starts ``farfield serve`` in a process of its own.
+
+    Gives an object with ``url``, ``process`` and ``log()``; what still runs is killed after the test.
+    """
+    started: list[ServiceProcess] = []
+
+    def start(store: str, *, ready: bool = True, **environment: str) -> ServiceProcess:
+        started.append(ServiceProcess(tmp_path / f"service-{len(started)}", store, environment))
+        return started[-1].start(ready=ready)
+
+    yield start
+    for service in started:
+        service.kill()

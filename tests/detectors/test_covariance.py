@@ -1,0 +1,92 @@
+"""Covariance estimators equal scikit-learn's, though they see sums and not rows."""
+
+import numpy as np
+import pytest
+from sklearn.covariance import OAS, EmpiricalCovariance, LedoitWolf
+
+from detectors.covariance import ESTIMATORS
+from detectors.moments import Moments
+
+REFERENCES = {"ledoit_wolf": LedoitWolf, "oas": OAS, "empirical": EmpiricalCovariance}
+
+
+def table(name):
+    """Rows of one awkward kind."""
+    rng = np.random.default_rng(3)
+    rows = rng.normal(size=(60, 5)) @ rng.normal(size=(5, 5)) + rng.normal(size=5)
+    return {
+        "tall": rows,
+        "wide": rng.normal(size=(8, 30)) * np.arange(1, 31),
+        "two rows": rows[:2],
+        "one column": rows[:, :1],
+        "constant column": np.hstack([rows, np.full((60, 1), 0.1)]),
+        "all constant": np.full((10, 3), 0.1),
+        "duplicated columns": np.hstack([rows, rows]),
+        "unlike scales": rows * np.array([1e-4, 1, 1, 1, 1e4]),
+        "heavy tails": rng.standard_t(2, size=(60, 5)),
+        "offset": rows + 1e6,
+    }[name]
+
+
+TABLES = ["tall", "wide", "two rows", "one column", "constant column", "duplicated columns", "unlike scales", "heavy tails", "offset"]
+
+
+@pytest.mark.parametrize("table_name", TABLES)
+@pytest.mark.parametrize("name", REFERENCES)
+def test_equals_scikit_learn(name, table_name):
+    """Covariance and intensity equal those of scikit-learn to 1e-10 of the largest entry.
+
+    With one column there is nothing to shrink, and any intensity gives the same covariance.
+    """
+    rows = table(table_name)
+    covariance, intensity = ESTIMATORS[name](Moments.of(rows))
+    reference = REFERENCES[name]().fit(rows)
+    np.testing.assert_allclose(covariance, reference.covariance_, rtol=1e-10, atol=1e-10 * np.abs(reference.covariance_).max())
+    if rows.shape[1] > 1:
+        assert intensity == pytest.approx(getattr(reference, "shrinkage_", 0.0), rel=1e-9, abs=1e-10)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("kind", ["digits", "images"])
+def test_equals_scikit_learn_on_real_features(name, kind, digits, image_features):
+    """The same on digits with pixels that never vary, and on 320 network features of 150 images."""
+    rows = digits[:500] if kind == "digits" else image_features[:, :320]
+    covariance, _ = ESTIMATORS[name](Moments.of(rows))
+    expected = REFERENCES[name]().fit(rows).covariance_
+    np.testing.assert_allclose(covariance, expected, rtol=1e-10, atol=1e-10 * np.abs(expected).max())
+
+
+def test_the_worked_example(example):
+    """The published formulas give these numbers on eight rows in the plane."""
+    moments = Moments.of(example[0])
+    covariance, intensity = ESTIMATORS["ledoit_wolf"](moments)
+    np.testing.assert_allclose(covariance, [[8.042192991, 6.560894182], [6.560894182, 11.645307009]], rtol=0, atol=1e-9)
+    np.testing.assert_allclose(moments.mean, [2.5, 3.25])
+    assert intensity == pytest.approx(0.139554861382, abs=1e-12)
+    assert ESTIMATORS["oas"](moments)[1] == pytest.approx(0.627706191158, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_rows_without_variance(name):
+    """Identical rows have covariance zero and a finite intensity, under every estimator."""
+    covariance, intensity = ESTIMATORS[name](Moments.of(table("all constant")))
+    assert not covariance.any()
+    assert 0 <= intensity <= 1
+
+
+@pytest.mark.parametrize("name", ["ledoit_wolf", "oas"])
+def test_shrinkage_makes_full_rank(name):
+    """With fewer rows than columns the shrunk covariance is positive definite; the empirical one is not."""
+    moments = Moments.of(table("wide"))
+    assert np.linalg.eigvalsh(ESTIMATORS[name](moments)[0]).min() > 0
+    assert np.linalg.matrix_rank(ESTIMATORS["empirical"](moments)[0]) == 7
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_the_estimate_turns_with_the_rows(name):
+    """Rows turned by an orthogonal matrix have the covariance turned by it, and the same intensity."""
+    rows = table("tall")
+    turn = np.linalg.qr(np.random.default_rng(4).normal(size=(5, 5)))[0]
+    before, after = (ESTIMATORS[name](Moments.of(x)) for x in (rows, rows @ turn))
+    np.testing.assert_allclose(after[0], turn.T @ before[0] @ turn, atol=1e-10)
+    assert after[1] == pytest.approx(before[1], rel=1e-10)

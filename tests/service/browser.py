@@ -1,0 +1,74 @@
+"""A real Chromium without a window, and the console's page in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.support.ui import WebDriverWait
+
+from tests.servers import program
+
+FLAGS = (
+    "headless=new no-sandbox disable-gpu disable-quic no-first-run disable-background-networking "
+    "disable-component-update disable-sync disable-dev-shm-usage"
+)
+PATIENCE = 20  # seconds
+
+
+@contextmanager
+def chromium() -> Iterator[webdriver.Chrome]:
+    """A browser that keeps to itself, with logs of its console and of all that it asks for."""
+    options = webdriver.ChromeOptions()
+    options.binary_location = program("chromium")
+    for flag in FLAGS.split():
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    with webdriver.Chrome(options=options, service=Service(program("chromedriver"))) as driver:
+        yield driver
+
+
+class Page:
+    """The console in a browser window, and how a user finds things in it."""
+
+    def __init__(self, browser, url):
+        self.browser, self.url = browser, url
+
+    def show(self, detector):
+        self.browser.get(f"{self.url}/#/{detector}")
+        self.wait(lambda: self.text("name") == detector)
+
+    def find(self, element):
+        return self.browser.find_element("id", element)
+
+    def all(self, selector):
+        return self.browser.find_elements("css selector", selector)
+
+    def text(self, element):
+        return self.find(element).text
+
+    def wait(self, condition):
+        return WebDriverWait(self.browser, PATIENCE).until(lambda _: condition())
+
+    def promote(self, version, choice):
+        self.wait(lambda: self.all(f"[data-version='{version}'] button"))[0].click()
+        self.wait(lambda: self.find("confirm").is_displayed())
+        self.all(f"#confirm [value={choice}]")[0].click()
+
+    def score(self, *paths):
+        self.find("files").send_keys("\n".join(map(str, paths)))
+        return self.wait(lambda: self.all("#verdicts tr"))
+
+    def script(self, module, expression, given):
+        """What an expression with functions of one of the console's modules makes of ``given``."""
+        text = f"const [given, done] = arguments; import('/assets/console/{module}.js').then((module) => done({expression}))"
+        return self.browser.execute_async_script(text, given)
+
+    def asked(self):
+        """Every address that the browser has asked for anything, but those of data in the page itself."""
+        events = (json.loads(entry["message"])["message"] for entry in self.browser.get_log("performance"))
+        urls = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
+        return [url for url in urls if not url.startswith(("blob:", "data:"))]

@@ -1,0 +1,184 @@
+"""Data from files: every form gives the same rows, and what is no data is refused by name."""
+
+from __future__ import annotations
+
+import gzip
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import csv, feather, parquet
+
+from service import engine, sources
+from service.errors import InvalidInput
+from tests.service.served import NORMAL, npy, pixels, rows
+
+DATA = rows(20, width=3)
+LABELS = np.arange(20) % 2
+NAMES = ["a", "b b", "ü"]
+
+
+def npz(array: np.ndarray[Any, Any]) -> bytes:
+    stream = io.BytesIO()
+    np.savez(stream, X=array)
+    return stream.getvalue()
+
+
+def table() -> pa.Table:
+    return pa.table(dict(zip(NAMES, DATA.T, strict=True)))
+
+
+def labelled() -> pa.Table:
+    return table().append_column("y", pa.array(LABELS))
+
+
+WRITERS: dict[str, Callable[[Path], object]] = {
+    "rows.npy": lambda path: np.save(path, DATA),
+    "rows.npz": lambda path: np.savez(path, DATA),
+    "named.npz": lambda path: np.savez_compressed(path, other=np.ones(3), X=DATA),
+    "rows.csv": lambda path: csv.write_csv(table(), path),
+    "rows.csv.gz": lambda path: path.write_bytes(gzip.compress(csv_bytes())),
+    "rows.parquet": lambda path: parquet.write_table(table(), path),
+    "rows.arrow": lambda path: feather.write_feather(table(), str(path)),
+    "rows.feather": lambda path: feather.write_feather(table(), str(path), compression="zstd"),
+}
+
+
+def csv_bytes() -> bytes:
+    stream = pa.BufferOutputStream()
+    csv.write_csv(table(), stream)
+    return bytes(stream.getvalue())
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_form_gives_the_same_rows(tmp_path: Path, name: str) -> None:
+    """To the last bit; tables bring the names of their columns with them."""
+    WRITERS[name](tmp_path / name)
+    found = sources.read(tmp_path / name)
+    assert found.name == name
+    assert found.batch.rows is not None and found.labels is None and found.keys is None
+    np.testing.assert_array_equal(found.batch.rows, DATA)
+    assert found.feature_names == (None if ".np" in name else NAMES)
+
+
+def test_an_array_of_one_axis_is_a_column(tmp_path: Path) -> None:
+    """One feature per row."""
+    np.save(tmp_path / "x.npy", np.arange(5.0))
+    batch = sources.read(tmp_path / "x.npy").batch
+    assert batch.rows is not None and batch.rows.shape == (5, 1)
+
+
+def test_a_large_file_is_mapped_not_read(tmp_path: Path) -> None:
+    """The rows of an .npy stay in the file until they are needed."""
+    np.save(tmp_path / "x.npy", DATA)
+    assert isinstance(sources.read(tmp_path / "x.npy").batch.rows, np.memmap)
+
+
+def test_pixels_are_images(tmp_path: Path) -> None:
+    """Bytes of shape [n, height, width, 3] are images, in .npy and in .npz."""
+    np.save(tmp_path / "x.npy", pixels(NORMAL[:3]))
+    np.savez(tmp_path / "x.npz", X=pixels(NORMAL[:3]), y=np.zeros(3))
+    for name in ("x.npy", "x.npz"):
+        images = sources.read(tmp_path / name).batch.images
+        assert images is not None
+        np.testing.assert_array_equal(np.stack(images), pixels(NORMAL[:3]))
+
+
+def test_a_folder_of_images(tmp_path: Path) -> None:
+    """Found in subfolders too, by suffix in any case, in order of their paths, which are their keys."""
+    for index, name in enumerate(["b/2.PNG", "a.png", "b/1.jpeg", "c.txt", "d.gif"]):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(NORMAL[index].read_bytes())
+    found = sources.read(tmp_path)
+    assert found.keys == ["a.png", "b/1.jpeg", "b/2.PNG"]
+    assert found.batch.images is not None
+    assert list(found.batch.images) == [NORMAL[i].read_bytes() for i in (1, 2, 0)]
+    assert list(found.batch.images[1:]) == [NORMAL[i].read_bytes() for i in (2, 0)]
+    assert len(engine.fingerprint(found.batch)) == 64
+
+
+@pytest.mark.parametrize("name", ["l.csv", "l.parquet", "l.npz", "separate"])
+def test_labels_from_a_column_an_array_or_a_file(tmp_path: Path, name: str) -> None:
+    """They are taken out of the rows, so that no detector sees them."""
+    csv.write_csv(labelled(), tmp_path / "l.csv")
+    parquet.write_table(labelled(), tmp_path / "l.parquet")
+    np.savez(tmp_path / "l.npz", X=DATA, y=LABELS)
+    np.save(tmp_path / "rows.npy", DATA)
+    np.save(tmp_path / "y.npy", LABELS)
+    path, labels = (tmp_path / "rows.npy", str(tmp_path / "y.npy")) if name == "separate" else (tmp_path / name, "y")
+    found = sources.read(path, labels)
+    assert found.labels is not None and found.batch.rows is not None
+    np.testing.assert_array_equal(found.labels, LABELS)
+    np.testing.assert_array_equal(found.batch.rows, DATA)
+    assert found.feature_names in (None, NAMES)
+
+
+def test_numbers_of_any_type_become_rows(tmp_path: Path) -> None:
+    """Integers, floats and booleans, also in columns of several chunks."""
+    mixed = pa.table({"i": pa.array([1, 2], pa.int8()), "f": pa.array([0.5, 1.5], pa.float32()), "b": [True, False]})
+    parquet.write_table(pa.concat_tables([mixed, mixed]), tmp_path / "x.parquet")
+    found = sources.read(tmp_path / "x.parquet").batch.rows
+    np.testing.assert_array_equal(found, [[1, 0.5, 1], [2, 1.5, 0]] * 2)
+
+
+def refused(path: Path, labels: str | None = None) -> str:
+    with pytest.raises(InvalidInput) as error:
+        sources.read(path, labels)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("x.npy", b"", "cannot be read"),
+        ("x.npy", b"hello", "cannot be read"),
+        ("x.npz", b"PK\x03\x04", "cannot be read: it is no .npz archive"),
+        ("x.npz", npy(DATA), "cannot be read: it is no .npz archive"),
+        ("x.npy", npz(DATA), "cannot be read: it is an .npz archive"),
+        ("x.npz", npz(DATA)[:-30], "cannot be read"),
+        ("x.csv", b"", "cannot be read"),
+        ("x.csv", b"a,b\n", "no rows"),
+        ("x.csv", b"a,b\n1,2\n3\n", "cannot be read"),
+        ("x.csv", b"a,b\n1,x\n", "column 'b' of x.csv holds string"),
+        ("x.csv", b"a,b\n1,2\n,4\n", "column 'a' of x.csv has 1 empty cells"),
+        ("x.csv", b"a,a\n1,2\n", "cannot be read"),
+        ("x.csv", b"a,b\n1,\n2,\n", "column 'b' of x.csv holds null"),
+        ("x.csv", b"day\n2020-01-01\n", "column 'day' of x.csv holds date32"),
+        ("x.parquet", b"PAR1", "cannot be read"),
+        ("x.arrow", b"ARROW1", "cannot be read"),
+        ("x.json", b"[[1, 2]]", "'.json' are not read"),
+        ("x", b"", "'none' are not read"),
+    ],
+)
+def test_what_is_no_data_is_refused(tmp_path: Path, name: str, content: bytes, says: str) -> None:
+    """In one line with the name of the file."""
+    (tmp_path / name).write_bytes(content)
+    message = refused(tmp_path / name)
+    assert says in message and name in message
+
+
+def test_pickles_are_refused(tmp_path: Path) -> None:
+    """Arrays of objects, in .npy and .npz."""
+    np.save(tmp_path / "x.npy", np.array([{}], dtype=object), allow_pickle=True)
+    np.savez(tmp_path / "x.npz", X=np.array([{}], dtype=object), allow_pickle=True)
+    for name in ("x.npy", "x.npz"):
+        assert "cannot be read" in refused(tmp_path / name)
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    """Files, images, arrays, labels."""
+    assert "does not exist" in refused(tmp_path / "nope.npy")
+    (tmp_path / "empty").mkdir()
+    assert "holds no images" in refused(tmp_path / "empty")
+    np.savez(tmp_path / "two.npz", a=DATA, b=DATA)
+    assert "['a', 'b']" in refused(tmp_path / "two.npz") and "'X'" in refused(tmp_path / "two.npz")
+    np.save(tmp_path / "rows.npy", DATA)
+    np.save(tmp_path / "few.npy", LABELS[:7])
+    assert "no labels named 'y'" in refused(tmp_path / "rows.npy", "y")
+    assert "7 labels for the 20 rows" in refused(tmp_path / "rows.npy", str(tmp_path / "few.npy"))
+    assert "nope.npy does not exist" in refused(tmp_path / "rows.npy", str(tmp_path / "nope.npy"))

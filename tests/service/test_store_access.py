@@ -1,0 +1,63 @@
+"""How little the user of farfield may be allowed on a Redis server."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import redis
+
+from service.store import Store
+from tests.service.samples import publish, read_whole
+from tests.service.stores import ACL_RULE, Tls
+
+
+def test_the_documented_rule_allows_no_command_too_many(tmp_path: Path, name: str) -> None:
+    """Every command that ``ACL_RULE`` allows is one that the store uses; the contract above shows that they suffice."""
+    server = Tls(tmp_path / "tls")
+    try:
+        with Store.open(server.url) as store, server.client() as raw:
+            raw.config_resetstat()
+            exercise(store, name)
+            used = {command.removeprefix("cmdstat_") for command in raw.info("commandstats")}
+        assert set(re.findall(r"\+(\w+)", ACL_RULE)) <= used
+    finally:
+        server.close()
+
+
+def exercise(store: Store, name: str) -> None:
+    """Every method of the store once."""
+    store.ping()
+    publish(store, name, note="1")
+    publish(store, name, note="2")
+    publish(store, name, note="2")
+    store.names()
+    store.numbers(name)
+    store.aliases(name)
+    read_whole(store, name, 1)
+    store.move_alias(name, "champion", 1)
+    store.move_alias(name, "champion", 2)
+    store.history(name, "champion")
+    store.rollback(name, "champion")
+    store.delete_alias(name, "champion")
+    store.delete_version(name, 1)
+
+
+@pytest.mark.parametrize("key", ["other", "farfiel:{x}:versions"])
+def test_the_documented_rule_keeps_to_the_keys_of_farfield(tmp_path: Path, key: str) -> None:
+    """The user of farfield can neither read nor write what belongs to others, nor administer the server."""
+    server = Tls(tmp_path / "tls")
+    try:
+        with redis.Redis.from_url(server.url) as client:
+            for command in (
+                ("GET", key),
+                ("SET", key, "1"),
+                ("EVAL", "return redis.call('GET', KEYS[1])", 1, key),
+                ("FLUSHALL",),
+                ("KEYS", "*"),
+            ):
+                with pytest.raises(redis.ResponseError, match=r"permission|ACL"):
+                    client.execute_command(*command)
+    finally:
+        server.close()
