@@ -25,7 +25,7 @@ demo-stop: $(BIN)/farfield  ## stop the service that the demo left running
 	@$(BIN)/farfield demo --stop
 
 test: $(VENV)/dev  ## run all tests; they start by themselves what they need
-	$(BIN)/python -m pytest --numprocesses 2
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: $(VENV)/dev  ## format, lint and type checks
 	$(BIN)/ruff format --check .

@@ -6,6 +6,7 @@ ModelError
   PreprocessingError   the preprocessing is not well formed, or does not fit the network
   DeviceError          the device that was required is not there
   ImageError           the input is not an image that can be decoded
+    ImageTooLargeError it has more pixels than are decoded
 """
 
 from __future__ import annotations
@@ -28,3 +29,6 @@ class DeviceError(ModelError): ...
 
 
 class ImageError(ModelError): ...
+
+
+class ImageTooLargeError(ImageError): ...

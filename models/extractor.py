@@ -96,8 +96,8 @@ class Extractor:
 
     def images(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
         """Features (n, width) of decoded images, in batches."""
-        blocks = [self._run(self.preprocessed(images[i : i + BATCH_ROWS])) for i in range(0, len(images), BATCH_ROWS)]
-        return np.concatenate(blocks)
+        starts = range(0, len(images), BATCH_ROWS)
+        return self._joined([self._run(self.preprocessed(images[i : i + BATCH_ROWS])) for i in starts])
 
     def rows(self, rows: NDArray[Any]) -> NDArray[np.float32]:
         """Features (n, width) of raw input rows (n, d), in batches."""
@@ -109,7 +109,7 @@ class Extractor:
         ):
             raise PreprocessingError(f"the network takes inputs of shape {expected}, not {list(rows.shape[1:])}")
         rows = rows.astype(_ELEMENT_TYPES[self._input.type], copy=False)
-        return np.concatenate([self._run(rows[i : i + BATCH_ROWS]) for i in range(0, len(rows), BATCH_ROWS)])
+        return self._joined([self._run(rows[i : i + BATCH_ROWS]) for i in range(0, len(rows), BATCH_ROWS)])
 
     def preprocessed(self, images: Sequence[Image.Image]) -> NDArray[Any]:
         """The tensor (n, ...) that the network gets for ``images``."""
@@ -117,6 +117,9 @@ class Extractor:
         if preprocessing is None:
             raise PreprocessingError("this extractor takes rows of numbers, not images")
         return np.stack([preprocessing(image) for image in images])
+
+    def _joined(self, blocks: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+        return np.concatenate([np.empty((0, self.width), np.float32), *blocks])
 
     def _run(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """Features of one batch; a network with a fixed batch size gets it padded to that size."""

@@ -64,6 +64,8 @@ def parse(data: bytes) -> onnx.ModelProto:
         raise OnnxError(f"not an ONNX model: its {len(data)} bytes are no ModelProto message") from None
     if not model.graph.node or not model.opset_import:
         raise OnnxError("not an ONNX model: it holds no graph with nodes and no operator set")
+    if any(not isinstance(name, str) for name in _names(model)):
+        raise OnnxError("the ONNX model is damaged: a name in its graph is not UTF-8")
     for tensor in _tensors(model):
         if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
             raise OnnxError(f"tensor {tensor.name!r} has its data in another file: save the model as one file")
@@ -118,11 +120,25 @@ def _ranks(model: onnx.ModelProto) -> dict[str, int | None]:
     """Rank of every tensor that a node gives or the model takes; None where it cannot be inferred."""
     names = [name for node in model.graph.node for name in node.output if name]
     ranks: dict[str, int | None] = dict.fromkeys([*(value.name for value in model.graph.input), *names])
-    graph = onnx.shape_inference.infer_shapes(model).graph
+    try:
+        graph = onnx.shape_inference.infer_shapes(model).graph
+    except (onnx.shape_inference.InferenceError, UnicodeDecodeError, ValueError, TypeError) as error:
+        raise OnnxError(f"the ONNX model is damaged: {error}") from None
     for value in (*graph.input, *graph.value_info, *graph.output):
         if value.name in ranks and value.type.tensor_type.HasField("shape"):
             ranks[value.name] = len(value.type.tensor_type.shape.dim)
     return ranks
+
+
+def _names(model: onnx.ModelProto) -> Iterator[Any]:
+    """Names of tensors, nodes and domains; protobuf gives one that is not UTF-8 as bytes."""
+    yield from (opset.domain for opset in model.opset_import)
+    for node in _messages(model, onnx.NodeProto):
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+    for value in _messages(model, onnx.ValueInfoProto):
+        yield value.name
+    for tensor in _tensors(model):
+        yield tensor.name
 
 
 def _tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:

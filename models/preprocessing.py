@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self, get_args
 
@@ -11,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from models.errors import ImageError, PreprocessingError
+from models.errors import ImageError, ImageTooLargeError, PreprocessingError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # decoders that input may reach; others are attack surface
 DEFAULT_MAX_PIXELS = 50_000_000
+Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit only warns; ``decode`` has one that refuses
 
 Resize = Literal["stretch", "crop", "pad"]
 Layout = Literal["NCHW", "NHWC"]
@@ -58,8 +58,8 @@ class Preprocessing:
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise PreprocessingError(f"preprocessing: {name} must be one of {choices}, not {getattr(self, name)!r}")
-        if not (0 < self.height <= 8192 and 0 < self.width <= 8192):
-            raise PreprocessingError(f"preprocessing: size {self.height} x {self.width} must lie within 1 and 8192 pixels")
+        if type(self.height) is not int or type(self.width) is not int or not (0 < self.height <= 8192 and 0 < self.width <= 8192):
+            raise PreprocessingError(f"preprocessing: size {self.height} x {self.width} must be whole numbers of pixels from 1 to 8192")
         for name in ("mean", "std"):
             values = getattr(self, name)
             if len(values) != self.channels or not np.isfinite(values).all():
@@ -97,6 +97,8 @@ class Preprocessing:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
         """The preprocessing that ``to_json`` gave; unknown or missing fields raise PreprocessingError."""
+        if not isinstance(data, dict):
+            raise PreprocessingError(f"preprocessing: an object with its fields is needed, not {type(data).__name__}")
         fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
         try:
             return cls(**fields)
@@ -124,20 +126,16 @@ RANGES: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 def decode(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
     """The image in ``data``, upright and decoded. Its size is read from the header before any pixel is.
 
-    Raises ImageError for data that is no image, a truncated one, and one of more than ``max_pixels``.
+    Raises ImageError for data that is no image and for a truncated one, ImageTooLargeError for more than ``max_pixels``.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is stricter
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
         if image.width * image.height > max_pixels:
-            raise ImageError(f"the image has {image.width} x {image.height} pixels; at most {max_pixels} are decoded")
+            raise ImageTooLargeError(f"the image has {image.width} x {image.height} pixels; at most {max_pixels} are decoded")
         image.load()
         return _eight_bit(ImageOps.exif_transpose(image))
     except ImageError:
         raise
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"the image is too large: {error}") from None
     except UnidentifiedImageError:
         start = data[:8].hex(" ") or "nothing"
         raise ImageError(f"not an image in any of the formats {', '.join(FORMATS)}: the data begins with {start}") from None
@@ -146,7 +144,9 @@ def decode(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """16-bit grey levels scaled to 8 bits, which Pillow's own conversion would clip at 255."""
+    """16-bit grey levels scaled to 8 bits, which Pillow's own conversion would clip at 255, and palettes with transparency resolved."""
+    if image.mode == "P" and "transparency" in image.info:
+        return image.convert("RGBA")
     if not image.mode.startswith("I"):
         return image
     return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))

@@ -7,8 +7,6 @@ import os
 import signal
 import sys
 import tomllib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -18,13 +16,11 @@ import pyarrow as pa
 import typer
 from pyarrow import csv, parquet
 from pydantic import ValidationError
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from detectors import REGISTRY
-from models import BUNDLED, RANGES, Extractor, ModelError, Tap, bundled, image_preprocessing
+from models import BUNDLED, RANGES, Extractor, Tap, bundled, image_preprocessing
 from models.preprocessing import Preprocessing
 from service import __version__, demo, doctor, engine, errors, serving, sources
 from service.evaluation import evaluate as evaluate_recipe
@@ -33,13 +29,11 @@ from service.names import checked_alias, checked_name, parsed_reference
 from service.routes import answer
 from service.settings import Settings
 from service.store import Store
+from service.terminal import err, out, print_json, print_scores, progress, refusals, say
 from service.versions import DEFAULT_ALIAS, Routing, load, publish
 from service.versions import promote as promote_version
 
 app = typer.Typer(name="farfield", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=__doc__)
-# A terminal has its own width; what is piped or logged is not cut at 80 columns.
-out = Console(width=None if sys.stdout.isatty() else 120)
-err = Console(stderr=True)
 
 StoreOption = Annotated[str | None, typer.Option("--store", help="Where versions are kept; FARFIELD_STORE by default.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
@@ -77,7 +71,7 @@ def fit(
     store: StoreOption = None,
 ) -> None:
     """Fit a detector on normal data, calibrate it on held-out rows, and publish it as the next version."""
-    with _refusals():
+    with refusals():
         settings = _settings(store=store)
         recipe = engine.Recipe(type, _parameters(param), sum_levels, calibrate, alpha, seed)
         checked_name(name)
@@ -85,14 +79,15 @@ def fit(
             checked_alias(alias)
         found = sources.read(data)
         network = _extractor(settings, found, extractor, tap, pixels, preprocessing)
-        with _progress() as progress:
-            fitted = engine.fit(
-                recipe, found.batch, network, feature_names=found.feature_names, max_pixels=settings.max_pixels, progress=progress
-            )
         source = Source(name=found.name, rows=len(found.batch), sha256=engine.fingerprint(found.batch))
         with Store.open(settings.store) as opened:
+            opened.ping()  # a store that is away is better known before the work than after it
+            with progress() as told:
+                fitted = engine.fit(
+                    recipe, found.batch, network, feature_names=found.feature_names, max_pixels=settings.max_pixels, progress=told
+                )
             number = publish(opened, name, fitted, source, alias)
-        _say(
+        say(
             f"[bold]{name}[/] version [bold]{number}[/]: {type} on {fitted.n_fit} rows x {fitted.width} features, "
             f"calibrated on {len(fitted.calibration.scores)} rows{f', alias {alias}' if alias else ''}",
         )
@@ -110,7 +105,7 @@ def score(
     store: StoreOption = None,
 ) -> None:
     """Score rows or images by a stored version, here in this process."""
-    with _refusals():
+    with refusals():
         settings = _settings(store=store)
         if alpha is not None and not 0 < alpha < 1:
             raise errors.InvalidInput(f"--alpha must lie between 0 and 1, not {alpha}")
@@ -128,7 +123,7 @@ def score(
         if as_json:
             sys.stdout.write(orjson.dumps(content, option=orjson.OPT_INDENT_2).decode() + "\n")
         else:
-            _print_scores(content, found.keys, everything=output is None)
+            print_scores(content, found.keys, everything=output is None)
 
 
 @app.command()
@@ -148,7 +143,7 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Fit on 70 % of the normal rows and test on the rest and all anomalous ones; publishes nothing."""
-    with _refusals():
+    with refusals():
         settings = _settings()
         found = sources.read(data, labels)
         if found.labels is None:
@@ -157,7 +152,7 @@ def evaluate(
         recipes = [engine.Recipe(kind, _parameters(param), sum_levels, calibrate, alpha, seed) for kind in type or ["gaussian"]]
         figures = [evaluate_recipe(recipe, found.batch, found.labels, network) for recipe in recipes]
         if as_json:
-            _print_json([figure.to_json() for figure in figures])
+            print_json([figure.to_json() for figure in figures])
             return
         table = Table("type", "AUROC", "AUPR", "FPR@95TPR", f"false alarms at {alpha:g}", "detected", "fit s", "score s")
         for f in figures:
@@ -165,7 +160,7 @@ def evaluate(
             table.add_row(f.type, *shares, f"{f.fit_seconds:.2f}", f"{f.score_seconds:.2f}")
         out.print(table)
         first = figures[0]
-        _say(
+        say(
             f"fitted on {first.n_fit}, calibrated on {first.n_calibration}, tested on {first.n_normal} normal "
             f"and {first.n_anomalous} anomalous rows; seed {seed}",
         )
@@ -174,7 +169,7 @@ def evaluate(
 @app.command()
 def detectors(as_json: JsonOption = False, store: StoreOption = None) -> None:
     """List the detectors in the store."""
-    with _refusals(), Store.open(_settings(store=store).store) as opened:
+    with refusals(), Store.open(_settings(store=store).store) as opened:
         found: list[dict[str, Any]] = []
         for name in opened.names():
             routing = Routing(opened.aliases(name), opened.numbers(name))
@@ -182,7 +177,7 @@ def detectors(as_json: JsonOption = False, store: StoreOption = None) -> None:
                 {"name": name, "versions": routing.numbers, "aliases": routing.aliases, "default_version": routing.number(name, None)}
             )
         if as_json:
-            _print_json(found)
+            print_json(found)
             return
         table = Table("detector", "versions", "aliases", "default")
         for item in found:
@@ -194,13 +189,13 @@ def detectors(as_json: JsonOption = False, store: StoreOption = None) -> None:
 @app.command()
 def versions(name: str, as_json: JsonOption = False, store: StoreOption = None) -> None:
     """List the versions of a detector."""
-    with _refusals(), Store.open(_settings(store=store).store) as opened:
+    with refusals(), Store.open(_settings(store=store).store) as opened:
         found, damaged = opened.manifests(checked_name(name))
         aliases = opened.aliases(name)
         for number, reason in damaged.items():
             err.print(f"[red]version {number} is damaged:[/] {escape(reason)}", highlight=False, soft_wrap=True)
         if as_json:
-            _print_json(
+            print_json(
                 [
                     {"version": n, "aliases": [a for a, at in aliases.items() if at == n], **m.model_dump(mode="json", by_alias=True)}
                     for n, m in found.items()
@@ -225,14 +220,14 @@ def promote(
     store: StoreOption = None,
 ) -> None:
     """Point an alias at a version, after a check that the version is whole."""
-    with _refusals():
+    with refusals():
         settings = _settings(store=store)
         name, number = parsed_reference(reference)
         if not isinstance(number, int):
             raise errors.InvalidInput(f"{reference!r} names no version: write NAME:NUMBER")
         with Store.open(settings.store) as opened:
             before = promote_version(opened, settings, name, checked_alias(alias), number, expected=expected)
-        _say(f"{name}@{alias} is now version {number}, before {before or 'not set'}")
+        say(f"{name}@{alias} is now version {number}, before {before or 'not set'}")
 
 
 @app.command()
@@ -242,9 +237,9 @@ def rollback(
     store: StoreOption = None,
 ) -> None:
     """Point an alias back at where it was before its last move."""
-    with _refusals(), Store.open(_settings(store=store).store) as opened:
+    with refusals(), Store.open(_settings(store=store).store) as opened:
         left, reached = opened.rollback(checked_name(name), checked_alias(alias))
-        _say(f"{name}@{alias} is back at version {reached}, before {left}")
+        say(f"{name}@{alias} is back at version {reached}, before {left}")
 
 
 @app.command()
@@ -254,7 +249,7 @@ def serve(
     store: StoreOption = None,
 ) -> None:
     """Serve the HTTP interface, the metrics and the console."""
-    with _refusals():
+    with refusals():
         settings = _settings(store=store, host=host, port=port)
         serving.serve(settings, started=lambda url: err.print(f"farfield {__version__} on {url}", highlight=False))
 
@@ -266,30 +261,30 @@ def demo_command(
     store: StoreOption = None,
 ) -> None:
     """Fit, publish, serve and score real images, and leave the service running."""
-    with _refusals():
+    with refusals():
         settings = _settings(store=store)
         if stop:
-            _say(demo.stop(settings))
+            say(demo.stop(settings))
             return
-        with _progress() as progress:
-            table, lines = demo.run(settings, port, progress=progress, say=_say)
+        with progress() as told:
+            table, lines = demo.run(settings, port, progress=told, say=say)
         out.print(table)
-        _say(lines)
+        say(lines)
 
 
 @app.command("doctor")
 def doctor_command(as_json: JsonOption = False, store: StoreOption = None) -> None:
     """Check Python, providers, disk, store and versions, and say what to do."""
-    with _refusals():
+    with refusals():
         findings = list(doctor.examine(_settings(store=store)))
         if as_json:
-            _print_json([{"check": f.check, "state": f.state, "found": f.found, "advice": f.advice} for f in findings])
+            print_json([{"check": f.check, "state": f.state, "found": f.found, "advice": f.advice} for f in findings])
         else:
             colours = {"ok": "green", "warning": "yellow", "failed": "red"}
             for f in findings:
-                _say(f"[{colours[f.state]}]{f.state:8}[/] [bold]{f.check}[/]: {escape(f.found)}")
+                say(f"[{colours[f.state]}]{f.state:8}[/] [bold]{f.check}[/]: {escape(f.found)}")
                 if f.advice:
-                    _say(f"         -> {escape(f.advice)}")
+                    say(f"         -> {escape(f.advice)}")
         if any(f.state == "failed" for f in findings):
             raise typer.Exit(1)
 
@@ -358,65 +353,6 @@ def _device(settings: Settings) -> dict[str, Any]:
     return {"device": settings.device, "require_device": settings.require_device, "threads": os.cpu_count() or 1}
 
 
-@contextmanager
-def _progress() -> Iterator[engine.Progress]:
-    """A bar on a terminal; elsewhere a plain line for every tenth of a phase."""
-    if not err.is_terminal:
-        shown: dict[str, int] = {}
-
-        def lines(phase: str, done: int, total: int) -> None:
-            tenth = 10 * done // max(total, 1)
-            if shown.get(phase) != tenth:
-                shown[phase] = tenth
-                err.print(f"{phase}: {done} of {total}", highlight=False)
-
-        yield lines
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=err) as bars:
-        tasks: dict[str, Any] = {}
-
-        def bar(phase: str, done: int, total: int) -> None:
-            if phase not in tasks:
-                tasks[phase] = bars.add_task(phase, total=total)
-            bars.update(tasks[phase], completed=done)
-
-        yield bar
-
-
-def _say(text: str) -> None:
-    """Print ``text`` without breaking its lines: paths and addresses in it can be copied."""
-    out.print(text, highlight=False, soft_wrap=True)
-
-
-def _print_json(value: Any) -> None:
-    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n")
-
-
-SHOWN_ROWS = 20
-
-
-def _print_scores(content: dict[str, Any], keys: Any, *, everything: bool) -> None:
-    results = content["results"]
-    worst = sorted(range(len(results)), key=lambda i: -results[i]["score"])
-    shown = worst[:SHOWN_ROWS] if everything else []
-    if shown:
-        table = Table("row", "score", "p-value", "verdict", "why")
-        for i in shown:
-            result = results[i]
-            why = ", ".join(f"{share['feature']} {share['share']:+.3g}" for share in result.get("attribution", []))
-            verdict = "[red]outlier[/]" if result["is_outlier"] else "normal"
-            key = escape(keys[i]) if keys else str(i)
-            table.add_row(key, f"{result['score']:.6g}", f"{result['p_value']:.4g}", verdict, escape(why))
-        out.print(table)
-    if len(results) > len(shown) and everything:
-        _say(f"the {len(shown)} highest of {len(results)} scores; --output FILE writes all")
-    flagged = sum(result["is_outlier"] for result in results)
-    _say(f"{content['detector']} version {content['version']}: {flagged} of {len(results)} rows are outliers at alpha {content['alpha']:g}")
-    if "warning" in content:
-        err.print(f"warning: {content['warning']}", highlight=False, soft_wrap=True)
-
-
 def _write_scores(path: Path, verdicts: engine.Verdicts, keys: Any) -> None:
     columns: dict[str, Any] = {"score": verdicts.scores, "p_value": verdicts.p_values, "is_outlier": verdicts.is_outlier}
     if keys:
@@ -427,16 +363,6 @@ def _write_scores(path: Path, verdicts: engine.Verdicts, keys: Any) -> None:
         csv.write_csv(pa.table(columns), path)
     else:
         parquet.write_table(pa.table(columns), path)
-
-
-@contextmanager
-def _refusals() -> Iterator[None]:
-    """Turn refusals into one clear line and exit code 1."""
-    try:
-        yield
-    except (errors.ServiceError, ModelError, OSError) as error:
-        err.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from None
 
 
 def _stop(signum: int, _frame: object) -> NoReturn:

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from detectors import REGISTRY, Calibration, Detector, outliers
-from models import Extractor, ImageError, Level, ModelError, decode
+from models import Extractor, ImageError, ImageTooLargeError, Level, ModelError, decode
 from models.preprocessing import DEFAULT_MAX_PIXELS
-from service.errors import InvalidInput, VersionRefused
+from service.errors import InvalidInput, TooLarge, VersionRefused
 
 EncodedImage = bytes | NDArray[np.uint8]  # a file's bytes, or pixels [height, width, 3]
 Features = NDArray[np.float64]  # (n, d)
@@ -327,6 +327,8 @@ def _decoded(images: Sequence[EncodedImage], index: int, max_pixels: int) -> Ima
         return Image.fromarray(image)
     try:
         return decode(image, max_pixels=max_pixels)
+    except ImageTooLargeError as error:
+        raise TooLarge(f"image {index}: {error}") from None
     except ImageError as error:
         raise InvalidInput(f"image {index}: {error}", f"#/images/{index}") from None
 

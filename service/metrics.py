@@ -21,6 +21,7 @@ from service.manifest import Manifest
 P_VALUE_BUCKETS = (0.001, 0.005, 0.01, 0.05, *(round(0.1 * i, 1) for i in range(1, 11)))
 SCORE_QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 SCORE_MULTIPLES = (1.25, 1.5, 2.0, 4.0, 10.0)  # of the largest calibration score
+LARGEST_SUMMED = 1e100  # a score beyond it counts as this in the sum, which has to stay finite
 SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
@@ -44,13 +45,16 @@ class Distribution(Collector):
             self._counts[labels] = np.zeros(len(edges) + 1, dtype=np.int64)
             self._sums[labels] = 0.0
 
+    def declared(self, labels: tuple[str, str]) -> bool:
+        return labels in self._edges
+
     def observe(self, labels: tuple[str, str], values: NDArray[np.float64]) -> None:
         with self._lock:
             if labels not in self._edges:
-                return  # unloaded since the request began
+                return  # unloaded this instant
             edges = self._edges[labels]
             self._counts[labels] += np.bincount(np.searchsorted(edges, values), minlength=len(edges) + 1)
-            self._sums[labels] += float(values.sum())
+            self._sums[labels] += float(np.minimum(values, LARGEST_SUMMED).sum())
 
     def forget(self, labels: tuple[str, str]) -> None:
         with self._lock:
@@ -114,6 +118,8 @@ class Metrics:
 
     def scored(self, name: str, number: int, verdicts: Verdicts) -> None:
         labels = (name, str(number))
+        if not self._p_values.declared(labels):
+            return  # unloaded since the request began: its series are gone and stay gone
         self._rows.labels(*labels).inc(len(verdicts.scores))
         self._outliers.labels(*labels).inc(int(verdicts.is_outlier.sum()))
         self._scores.observe(labels, verdicts.scores)

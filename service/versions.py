@@ -123,6 +123,7 @@ class Versions:
             routings = {name: self._route(name) for name in {name for name, _ in in_use}}
             for name, reference in in_use:
                 self._swap(name, reference, routings[name])
+            self._unload_deleted(routings)
 
     def refused(self) -> list[dict[str, str | int]]:
         """Versions that were asked for and refused, with the reason."""
@@ -180,10 +181,20 @@ class Versions:
     def _evict(self) -> None:
         """Drop the versions used least recently, down to the limit."""
         while len(self._loaded) > self._settings.max_loaded_versions:
-            name, number = self._loaded.popitem(last=False)[0]
-            for key in [key for key, served in self._serving.items() if key[0] == name and served == number]:
-                del self._serving[key]
-            self._metrics.version_unloaded(name, number)
+            self._unload(*next(iter(self._loaded)))
+
+    def _unload_deleted(self, routings: dict[str, Routing]) -> None:
+        """Drop loaded versions that the store has no longer."""
+        with self._lock:
+            for name, number in [key for key in self._loaded if key[0] in routings]:
+                if number not in routings[name].numbers:
+                    self._unload(name, number)
+
+    def _unload(self, name: str, number: int) -> None:
+        del self._loaded[name, number]
+        for key in [key for key, served in self._serving.items() if key[0] == name and served == number]:
+            del self._serving[key]
+        self._metrics.version_unloaded(name, number)
 
 
 def publish(store: Store, name: str, fitted: Fitted, source: Source, alias: str | None) -> int:

@@ -6,9 +6,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from threadpoolctl import threadpool_limits
 
 from service.store import Store
 from tests.servers import RedisServer, ServiceProcess
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread_of_linear_algebra() -> Iterator[None]:
+    """Test processes side by side, each with a thread per core, would wait for each other."""
+    with threadpool_limits(1):
+        yield
 
 
 @pytest.fixture

@@ -5,20 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
-from threadpoolctl import threadpool_limits
 
 from models import Extractor, Tap, decode
 from models.bundled import bundled
 
 DEMO_IMAGES = Path(__file__).parents[2] / "service" / "demo_images" / "normal"
 TAPS = ("MobilenetV2/expanded_conv_14/add_prequant", "MobilenetV2/expanded_conv_15/add_prequant")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread_of_linear_algebra():
-    """Test processes side by side, each with a thread per core, would wait for each other."""
-    with threadpool_limits(1):
-        yield
 
 
 @pytest.fixture(scope="session")
