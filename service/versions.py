@@ -116,14 +116,18 @@ class Versions:
         self.ready = True
 
     def refresh(self, only: str | None = None) -> None:
-        """Look up what every reference in use means now, and swap to it once it is loaded."""
+        """Look up what every reference in use means now, and swap to it once it is loaded.
+
+        A detector whose version was refused counts as in use, so that it serves as soon as it has a whole one.
+        """
         with self._refreshing:
             with self._lock:
-                in_use = [key for key in self._serving if only in {None, key[0]}]
+                keys = self._serving.keys() | {(name, None) for name, _ in self._refused}
+                in_use = [key for key in keys if only in {None, key[0]}]
             routings = {name: self._route(name) for name in {name for name, _ in in_use}}
             for name, reference in in_use:
                 self._swap(name, reference, routings[name])
-            self._unload_deleted(routings)
+            self._forget_deleted(routings)
 
     def refused(self) -> list[dict[str, str | int]]:
         """Versions that were asked for and refused, with the reason."""
@@ -183,9 +187,12 @@ class Versions:
         while len(self._loaded) > self._settings.max_loaded_versions:
             self._unload(*next(iter(self._loaded)))
 
-    def _unload_deleted(self, routings: dict[str, Routing]) -> None:
-        """Drop loaded versions that the store has no longer."""
+    def _forget_deleted(self, routings: dict[str, Routing]) -> None:
+        """Drop loaded and refused versions that the store has no longer."""
         with self._lock:
+            for name, number in [key for key in self._refused if key[0] in routings]:
+                if number not in routings[name].numbers:
+                    del self._refused[name, number]
             for name, number in [key for key in self._loaded if key[0] in routings]:
                 if number not in routings[name].numbers:
                     self._unload(name, number)

@@ -206,3 +206,20 @@ def test_a_damaged_version_keeps_no_other_detector_from_serving(
         publish_fitted(store, "bad", DETECTORS[1])
         assert served(service, "bad") == 2
         assert service.process.poll() is None
+
+
+def test_a_service_with_nothing_but_a_damaged_version_is_ready_again_with_a_whole_one(
+    redis_server: RedisServer, service_process: Callable[..., ServiceProcess]
+) -> None:
+    """Nothing that serves: not ready. A whole version published: ready, without a request; the damaged one deleted: not listed."""
+    with Store.open(redis_server.url) as store:
+        publish_fitted(store, "only", DETECTORS[0])
+        damage(store, redis_server, "only", 1)
+        service = service_process(redis_server.url, ready=False)
+        eventually(lambda: [item["version"] for item in readiness(service)[1]["refused"]] == [1], "the damaged version is listed")
+        assert readiness(service)[0] == 503
+        publish_fitted(store, "only", DETECTORS[1])
+        eventually(lambda: readiness(service)[0] == 200, "the service is ready")
+        store.delete_version("only", 1)
+        eventually(lambda: readiness(service)[1]["refused"] == [], "the deleted version is listed no more")
+        assert served(service, "only") == 2
