@@ -140,11 +140,8 @@ def check_followed(told: ServiceProcess, other: ServiceProcess, name: str, numbe
     eventually(lambda: served(other, name) == number, f"the other replica serves version {number}", SWAP_SECONDS)
 
 
-def test_scoring_goes_on_without_the_store(
-    replicas: list[ServiceProcess], persistent_redis: RedisServer, detector: str, store: Store, name: str
-) -> None:
+def test_scoring_goes_on_without_the_store(replicas: list[ServiceProcess], persistent_redis: RedisServer, detector: str, name: str) -> None:
     """Without its store a service scores by what it has loaded, stays ready, says what is away; afterwards it promotes again."""
-    publish_fitted(store, f"{name}-unseen", DETECTORS[0])
     assert [served(service, detector) for service in replicas] == [1, 1]
     persistent_redis.kill()
     try:
