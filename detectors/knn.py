@@ -69,5 +69,6 @@ class KNN(Detector[KNNState]):
     def _scaled(self, rows: Rows) -> Rows:
         if not self.normalize:
             return rows
-        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-        return np.asarray(rows / np.where(lengths > 0, lengths, 1))
+        largest = np.abs(rows).max(axis=1, keepdims=True)  # first, so that no square leaves the range of float64
+        rows = rows / np.where(largest > 0, largest, 1)
+        return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(float).tiny))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
@@ -16,6 +14,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from detectors.arrays import Attributions, Matrix, Rows, Scores, Vector
 from detectors.base import Detector
 from detectors.covariance import ledoit_wolf
+from detectors.medians import absolute_deviation, comedian, coordinate_median, l1_median, l1_medoid, sandwich_variance
 from detectors.moments import Moments
 from detectors.norm import VarianceNorm
 
@@ -24,8 +23,6 @@ KEPT_QUANTILE = 0.975  # rows within it are kept for the reweighting step
 CLIP = 3.0  # standard deviations at which the clipped intensity cuts
 SMALLEST_SHARE = 1e-3  # of the mean eigenvalue, below which the shrunk scatter is repaired
 BOOTSTRAPS = 50
-BLOCK_NUMBERS = 2**22  # products of pairs of columns held at a time by one thread
-L1_TOLERANCE, L1_STEPS = 1e-10, 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +71,9 @@ class RobustShrinkage(Detector[RobustShrinkageState]):
     factor : float, default=2.198109…
         Consistency factor of the squared MAD at the normal distribution. The R code rounds it to 2.198.
     comedian_rows : int, optional
-        Compute the comedian on this many rows, drawn by ``random_state``, where there are more. Its entries then have a
-        standard error of about :math:`1.3/\sqrt{\text{comedian\_rows}}` in units of the columns' variances.
+        Compute the comedian on this many rows, drawn by ``random_state``, where there are more. Times
+        :math:`\sqrt{\text{comedian\_rows}}`, its entries then have a standard error of up to 2.4 variances on the diagonal and,
+        by correlation, of 0.3 (none) to 1.1 (full) off it, where "adjusted" multiplies that by ``factor`` (normal rows).
     random_state : int, default=0
         Seed of the drawn rows and of the bootstrap.
     threads : int, default=0
@@ -209,7 +207,7 @@ class RobustShrinkage(Detector[RobustShrinkageState]):
         if not self.shrink_location:
             return location, 0.0
         if self.location == "coordinate_median":
-            variance = np.pi / 2 * self.factor * float(np.square(_mad(rows, location)).sum()) / len(rows)
+            variance = np.pi / 2 * self.factor * float(np.square(absolute_deviation(rows, location)).sum()) / len(rows)
         else:
             variance = sandwich_variance(rows, location, city_block=self.location == "l1_medoid")
         target = location.mean()
@@ -224,7 +222,7 @@ class RobustShrinkage(Detector[RobustShrinkageState]):
         scatter = self._scaled(comedian(centred, self.threads))
         mean_variance = np.trace(scatter) / len(scatter)
         if mean_variance <= 0:
-            raise ValueError("more than half of the rows tie in every column: set standardize=True, or use covariance by gaussian")
+            raise ValueError("more than half of the values tie in every column, so that all medians of products are zero: use gaussian")
         identity = mean_variance * np.eye(len(scatter))
         phi = self._phi(centred, scatter, generator)
         intensity = _ratio(phi / len(rows), float(np.square(scatter - identity).sum()))
@@ -251,97 +249,9 @@ class RobustShrinkage(Detector[RobustShrinkageState]):
         return float((squares.T @ squares / len(squares) - np.square(scatter)).sum())
 
 
-def coordinate_median(rows: Rows) -> Vector:
-    return np.asarray(np.median(rows, axis=0))
-
-
-def l1_median(rows: Rows) -> Vector:
-    """Point (d,) with the least sum of Euclidean distances to ``rows`` (n, d). Cost: tens of passes over the rows."""
-    point = np.median(rows, axis=0)
-    scale = float(np.median(np.abs(rows - point))) + np.finfo(float).tiny
-    for _ in range(L1_STEPS):
-        gaps = rows - point
-        distances = np.sqrt(np.einsum("ij,ij->i", gaps, gaps))
-        away = distances > 1e-12 * scale
-        if not away.any():
-            return point
-        weights = np.where(away, 1 / np.where(away, distances, 1), 0)
-        proposed = weights @ rows / weights.sum()
-        if not away.all():  # at data points: Vardi and Zhang 2000, eq. 2.6
-            pull = float(np.linalg.norm(weights @ gaps))
-            share = max(0.0, 1 - (~away).sum() / pull) if pull > 0 else 0.0
-            proposed = share * proposed + (1 - share) * point
-        if np.linalg.norm(proposed - point) <= L1_TOLERANCE * scale:
-            return np.asarray(proposed)
-        point = proposed
-    return np.asarray(point)
-
-
-def l1_medoid(rows: Rows) -> Vector:
-    """The row with the least sum of city-block distances to all; the first of several. Cost: O(d n log n)."""
-    totals, n = np.zeros(len(rows)), len(rows)
-    rank = np.arange(n)
-    for column in rows.T:
-        order = np.argsort(column, kind="stable")
-        values = column[order]
-        sums = np.concatenate([[0.0], np.cumsum(values)])
-        totals[order] += values * rank - sums[:-1] + (sums[-1] - sums[1:]) - values * (n - 1 - rank)
-    return np.array(rows[int(np.argmin(totals))])
-
-
-def sandwich_variance(rows: Rows, location: Vector, *, city_block: bool = False) -> float:
-    r"""Summed asymptotic variance of the L1 median, :math:`\operatorname{tr}(A^{-1} B A^{-1})/n`.
-
-    :math:`A = \operatorname{mean}[(I - uu^\top)/r]`, :math:`B = \operatorname{mean}[uu^\top]`, with u the unit vector and r
-    the distance from the location; rows at the location add nothing but count. ``city_block`` measures r in the city-block
-    norm, as the R code does, whereby u is no unit vector and the result no asymptotic variance.
-    """
-    gaps = rows - location
-    away = gaps.any(axis=1)
-    gaps = gaps[away]
-    r = np.abs(gaps).sum(axis=1) if city_block else np.linalg.norm(gaps, axis=1)
-    units = gaps / r[:, None]
-    outer = units.T @ units / len(rows)
-    curvature = (np.eye(rows.shape[1]) * (1 / r).sum() - (units / r[:, None]).T @ units) / len(rows)
-    inverse = np.linalg.pinv(curvature, hermitian=True) if np.linalg.cond(curvature) > 1e14 else np.linalg.inv(curvature)
-    return float(np.trace(inverse @ outer @ inverse)) / len(rows)
-
-
-def comedian(centred: Rows, threads: int = 0) -> Matrix:
-    """Medians (d, d) of the products of each pair of columns of ``centred`` (n, d), exact, in blocks by threads."""
-    columns = np.ascontiguousarray(centred.T)
-    width, n = columns.shape
-    step = max(1, BLOCK_NUMBERS // n)
-    medians = np.empty((width, width))
-
-    def fill(block: tuple[int, int]) -> None:
-        j, start = block
-        stop = min(start + step, width)
-        medians[j, start:stop] = medians[start:stop, j] = _row_medians(columns[start:stop] * columns[j])
-
-    blocks = [(j, start) for j in range(width) for start in range(j, width, step)]
-    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
-        list(pool.map(fill, blocks))
-    return medians
-
-
-def _row_medians(values: Rows) -> Vector:
-    """Median of each row; ``values`` are put in disorder. Several times faster than numpy's, and equal to it."""
-    n = values.shape[1]
-    half = n // 2
-    values.partition(half, axis=1)
-    if n % 2:
-        return np.asarray(values[:, half])
-    return np.asarray((values[:, :half].max(axis=1) + values[:, half]) / 2)
-
-
-def _mad(rows: Rows, centre: Vector) -> Vector:
-    return np.asarray(np.median(np.abs(rows - centre), axis=0))
-
-
 def _robust_scale(rows: Rows, centre: Vector) -> Vector:
     """1.4826 MAD of each column, or its standard deviation where more than half of the values tie."""
-    scale, deviation = np.sqrt(CONSISTENCY) * _mad(rows, centre), rows.std(axis=0)
+    scale, deviation = np.sqrt(CONSISTENCY) * absolute_deviation(rows, centre), rows.std(axis=0)
     return np.asarray(np.where(scale > 1e-9 * deviation, scale, deviation))
 
 

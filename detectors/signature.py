@@ -50,7 +50,8 @@ class Signature(Detector[SignatureState]):
     code leaves out the n, so that its scores are :math:`1/\sqrt n` of these.
 
     A row of ``c * L`` numbers is a stream of L points with c channels, point by point. Streams of unlike length are padded by
-    repeating the last point, which changes no signature. It suits streams whose order and shape matter. On pen strokes the
+    repeating the last point, which changes no signature; but the clock of "time" would run on over the padding, so that such
+    streams bring their own as a channel, repeated too. It suits streams whose order and shape matter. On pen strokes the
     local outlier factor on whitened signatures, fitted on the corpus alone, does as well; the paper's comparison fitted it on
     corpus and test data together.
 
@@ -133,7 +134,7 @@ class Signature(Detector[SignatureState]):
 
     def anomaly_scores(self, state: SignatureState, rows: Rows) -> Scores:
         scores = np.empty(len(rows))
-        step = max(1, BLOCK_NUMBERS // len(state.whitened))
+        step = max(1, BLOCK_NUMBERS // max(len(state.whitened), len(state.mean)))
         for start in range(0, len(rows), step):
             block = slice(start, start + step)
             features = self._signatures(rows[block], state.low, state.high)
@@ -171,6 +172,8 @@ class Signature(Detector[SignatureState]):
             paths = (paths - least) / np.where(most > least, most - least, 1)
         for name in self.augmentations:
             paths = AUGMENTATIONS[name](paths)
+        if paths.shape[1] < 2:
+            raise ValueError(f"streams of one point (n_features = {rows.shape[1]}) have no signature: add the augmentation 'basepoint'")
         width = signature_width(paths.shape[2], self.depth)
         if width > LARGEST_WIDTH:
             raise ValueError(

@@ -20,6 +20,7 @@ JITTERS = (0.0, 1e-12, 1e-10, 1e-8, 1e-6, 1e-4, 1e-2)  # added to the diagonal, 
 PAIRS_SAMPLED = 2000  # rows whose distances give the median
 MAGNITUDE_SCALES = np.linspace(0.1, 10, 30)  # searched for a target magnitude, as in the authors' code
 BLOCK_ROWS = 1024
+LOCAL_NUMBERS = 2**22  # gaps between neighbours held at a time by the local form
 TIE_SHARE = 1e-12  # of its leave-one-out value that a row equal to a fitted one scores
 
 
@@ -139,8 +140,10 @@ class Weighting(Detector[WeightingState]):
     def anomaly_scores(self, state: WeightingState, rows: Rows) -> Scores:
         queries = (rows - state.centre) / state.spread
         scores = np.empty(len(rows))
-        for start in range(0, len(rows), BLOCK_ROWS):
-            block = slice(start, start + BLOCK_ROWS)
+        local = min(self.neighbours, len(state.points)) ** 2 * rows.shape[1]
+        step = BLOCK_ROWS if len(state.weights) else max(1, LOCAL_NUMBERS // local)
+        for start in range(0, len(rows), step):
+            block = slice(start, start + step)
             parts = self._exact(state, queries[block]) if len(state.weights) else self._local(state, queries[block])
             scores[block] = self._chosen(state, *parts)
         return scores
