@@ -50,8 +50,8 @@ class Signature(Detector[SignatureState]):
     code leaves out the n, so that its scores are :math:`1/\sqrt n` of these.
 
     A row of ``c * L`` numbers is a stream of L points with c channels, point by point. Streams of unlike length are padded by
-    repeating the last point, which changes no signature; but the clock of "time" would run on over the padding, so that such
-    streams bring their own as a channel, repeated too. It suits streams whose order and shape matter. On pen strokes the
+    repeating the last point, which changes no signature; the clock of "time" runs on over the padding, at one pace for all, so
+    that their length is seen too. It suits streams whose order and shape matter. On pen strokes the
     local outlier factor on whitened signatures, fitted on the corpus alone, does as well; the paper's comparison fitted it on
     corpus and test data together.
 

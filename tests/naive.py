@@ -112,3 +112,16 @@ def unexplained_and_weight(points, query, t):
     """Share of a new point that the set does not explain, and its weight in the set enlarged by it."""
     enlarged, weights = weighting(np.vstack([points, query]), t)
     return 1 / np.linalg.inv(enlarged)[-1, -1], weights[-1]
+
+
+def conformance(corpus, row, rank_tolerance=1e-6):
+    """Least variance norm of the differences to the rows of ``corpus``; infinite where each leaves their span."""
+    _, singular, right = np.linalg.svd(corpus - corpus.mean(axis=0), full_matrices=False)
+    right = right[singular > rank_tolerance * singular[0]]
+    inverse = np.linalg.pinv(np.cov(corpus.T, bias=True), rcond=rank_tolerance**2, hermitian=True)
+    best = np.inf
+    for gap in row - corpus:
+        outside = np.linalg.norm(gap - right.T @ (right @ gap))
+        if outside <= 1e-3 * np.linalg.norm(gap):
+            best = min(best, np.sqrt(max(gap @ inverse @ gap, 0)))
+    return best
