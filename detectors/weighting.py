@@ -33,7 +33,7 @@ class WeightingState:
     jitter: float  # added to the diagonal of Z
     factor: Matrix  # (m, m) lower Cholesky factor of Z; (0, 0) in the local form
     weights: Vector  # (m,), Z w = 1; empty in the local form
-    alone: Vector  # (m,), unexplained share of each point by the others
+    alone: Vector  # (m,), unexplained share of each point by the others; empty in the local form
 
 
 class Weighting(Detector[WeightingState]):
@@ -131,7 +131,7 @@ class Weighting(Detector[WeightingState]):
         if len(points) > self.exact_rows:
             if self.measure == "cumulative":
                 raise ValueError(f"measure='cumulative' needs the weights of all {len(points)} points: raise exact_rows")
-            return WeightingState(centre, spread, points, t, 0.0, np.empty((0, 0)), np.empty(0), _nearest_gaps(points, t))
+            return WeightingState(centre, spread, points, t, 0.0, np.empty((0, 0)), np.empty(0), np.empty(0))
         factor, jitter = _factored(np.exp(-t * cdist(points, points)))
         weights = cho_solve((factor, True), np.ones(len(points)))
         inverse = solve_triangular(factor, np.eye(len(factor)), lower=True)
@@ -160,15 +160,15 @@ class Weighting(Detector[WeightingState]):
 
     def _local(self, state: WeightingState, queries: Rows) -> tuple[Scores, Scores, Scores]:
         """The same from the nearest points alone: one small system per query, all solved in one call."""
-        distances, indices = nearest(state.points, queries, self.neighbours)
-        among = state.points[indices]
+        distances, indices = nearest(state.points, queries, self.neighbours + 1)
+        equal, alone = state.t * distances[:, 0] < MERGED_SHARE, -np.expm1(-2 * state.t * distances[:, 1])
+        distances, among = distances[:, : self.neighbours], state.points[indices[:, : self.neighbours]]
         gaps = np.sqrt(np.maximum(np.square(among[:, :, None] - among[:, None]).sum(axis=-1), 0))
-        similarity = np.exp(-state.t * gaps) + JITTERS[4] * np.eye(indices.shape[1])
+        similarity = np.exp(-state.t * gaps) + JITTERS[4] * np.eye(distances.shape[1])
         z = np.exp(-state.t * distances)
         solved = np.linalg.solve(similarity, np.stack([z, np.ones_like(z)], axis=2))
         unexplained, explained = 1 + JITTERS[4] - np.einsum("ij,ij->i", z, solved[:, :, 0]), np.einsum("ij,ij->i", z, solved[:, :, 1])
-        equal = state.t * distances[:, 0] < MERGED_SHARE
-        return unexplained, 1 - explained, np.where(equal, state.alone[indices[:, 0]], np.nan)
+        return unexplained, 1 - explained, np.where(equal, alone, np.nan)
 
     def _chosen(self, state: WeightingState, unexplained: Scores, residual: Scores, alone: Scores) -> Scores:
         fitted = ~np.isnan(alone)
@@ -192,12 +192,6 @@ class Weighting(Detector[WeightingState]):
         distances = cdist(points[: self.exact_rows], points[: self.exact_rows])
         magnitudes = [_magnitude(np.exp(-t * distances)) for t in MAGNITUDE_SCALES]
         return float(MAGNITUDE_SCALES[np.argmin(np.abs(np.array(magnitudes) - self.scale_value))])
-
-
-def _nearest_gaps(points: Rows, t: float) -> Vector:
-    """Unexplained share of each point by its nearest other point alone."""
-    distances, _ = nearest(points, points, 2)
-    return np.asarray(-np.expm1(-2 * t * distances[:, -1]))
 
 
 def _distinct(points: Rows) -> Rows:
