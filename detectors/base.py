@@ -21,6 +21,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from detectors.arrays import Attributions, Rows, Scores
 
 LARGEST = np.finfo(np.float64).max
+SMALLEST_LEARNED = 1e-70  # below, sums of fourth powers are lost to underflow
 LARGEST_LEARNED = 1e70  # sums of fourth powers over any number of rows that memory holds stay finite
 
 StateT = TypeVar("StateT")
@@ -118,6 +119,8 @@ class Detector(OutlierMixin, BaseEstimator, ABC, Generic[StateT]):  # type: igno
         largest = max(rows.max(), -rows.min())
         if largest > LARGEST_LEARNED:
             raise ValueError(f"values up to {largest:.3g} are too large to learn: scale the features to below {LARGEST_LEARNED:.0e}")
+        if 0 < largest < SMALLEST_LEARNED:
+            raise ValueError(f"values of at most {largest:.3g} are too small to learn: scale the features to above {SMALLEST_LEARNED:.0e}")
         return rows
 
     def _validated(self, X: ArrayLike, *, reset: bool, ensure_min_samples: int = 1) -> Rows:

@@ -8,6 +8,7 @@ import numpy as np
 
 from detectors.arrays import Matrix, Rows, Vector
 
+NEGATIVE_SHARE = 1e-9  # of the largest variance that may be rounding when rows are taken out
 BLOCK_ROWS = 4096  # rows centred at a time, so that no second copy of the data exists
 
 
@@ -70,14 +71,17 @@ class Moments:
     def __sub__(self, other: Moments) -> Moments:
         """Moments of the rows of ``self`` without those of ``other``, which must be among them.
 
-        Raises ValueError where fewer than one row would be left.
+        Raises ValueError where fewer than one row would be left, or where a variance would come out negative.
         """
         count = self.count - other.count
         if count < 1:
             raise ValueError(f"cannot take {other.count} rows out of {self.count}: at least one row must remain")
         mean = self.mean + (self.mean - other.mean) * (other.count / count)
         whole, part = self._about(mean), other._about(mean)
-        return Moments(count, mean, whole[0] - part[0], whole[1] - part[1], whole[2] - part[2])
+        scatter = whole[0] - part[0]
+        if np.diag(scatter).min() < -NEGATIVE_SHARE * np.diag(whole[0]).max():
+            raise ValueError("rows to be taken out are not among those summed: a variance would be negative")
+        return Moments(count, mean, scatter, whole[1] - part[1], whole[2] - part[2])
 
     def _about(self, centre: Vector) -> tuple[Matrix, Vector, float]:
         """Scatter, cubic and quartic sums with each c replaced by c + shift, shift = mean - centre.

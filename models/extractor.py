@@ -108,7 +108,11 @@ class Extractor:
             isinstance(want, int) and want != got for want, got in zip(expected, rows.shape[1:], strict=True)
         ):
             raise PreprocessingError(f"the network takes inputs of shape {expected}, not {list(rows.shape[1:])}")
-        rows = rows.astype(_ELEMENT_TYPES[self._input.type], copy=False)
+        with np.errstate(over="ignore", invalid="ignore"):
+            cast = rows.astype(_ELEMENT_TYPES[self._input.type], copy=False)
+        if not np.isfinite(cast).all() or (cast.dtype == np.uint8 and not np.array_equal(cast, rows)):
+            raise PreprocessingError(f"the network takes {self._input.type}: some values cannot be given in that type")
+        rows = cast
         return self._joined([self._run(rows[i : i + BATCH_ROWS]) for i in range(0, len(rows), BATCH_ROWS)])
 
     def preprocessed(self, images: Sequence[Image.Image]) -> NDArray[Any]:
@@ -132,7 +136,10 @@ class Extractor:
         return np.concatenate([self._infer(block) for block in blocks])[: len(batch)]
 
     def _infer(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        levels = self._session.run(self._outputs, {self._input.name: batch})
+        try:
+            levels = self._session.run(self._outputs, {self._input.name: batch})
+        except Exception as error:  # noqa: BLE001  # onnxruntime's exceptions share no narrower base
+            raise OnnxError(f"the network failed on its input: {_first_line(error)}") from None
         return np.concatenate([level.reshape(len(batch), -1) for level in levels], axis=1, dtype=np.float32)
 
     def _probe(self) -> tuple[Level, ...]:

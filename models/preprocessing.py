@@ -133,7 +133,7 @@ def decode(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
         if image.width * image.height > max_pixels:
             raise ImageTooLargeError(f"the image has {image.width} x {image.height} pixels; at most {max_pixels} are decoded")
         image.load()
-        return _eight_bit(ImageOps.exif_transpose(image))
+        return _eight_bit(_upright(image))
     except ImageError:
         raise
     except UnidentifiedImageError:
@@ -141,6 +141,14 @@ def decode(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
         raise ImageError(f"not an image in any of the formats {', '.join(FORMATS)}: the data begins with {start}") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise ImageError(f"the image cannot be decoded: {error}") from None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF data say; as it is where these are damaged."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # noqa: BLE001  # Pillow lets through whatever its parser of damaged data raises
+        return image
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

@@ -20,16 +20,17 @@ from prometheus_client.exposition import choose_encoder
 from threadpoolctl import threadpool_limits
 
 from service import __version__, errors, problems
-from service.gate import BodyLimit, Gate, Watch
+from service.gate import BodyLimit, Gate, OwnPagesOnly, Watch
 from service.metrics import Metrics
 from service.routes import SCHEMAS, Service, router
 from service.schemas import Readiness, Refused
 from service.settings import Settings
 from service.store import Store
-from service.versions import Versions
+from service.versions import NOT_ASKED, Versions
 
 log = logging.getLogger(__name__)
 
+LOOKUP_THREADS, LOOKUP_QUEUE = 4, 16
 AWAY_SECONDS = 1.0  # between tries to reach a store that does not answer
 CONSOLE = files("service") / "console"
 DESCRIPTION = """
@@ -49,7 +50,8 @@ def create_app(settings: Settings, store: Store) -> FastAPI:
         store=store,
         versions=Versions(store, settings, metrics),
         metrics=metrics,
-        gate=Gate(threads, settings.queue, metrics),
+        gate=Gate(threads, settings.queue, metrics.waiting),
+        lookups=Gate(LOOKUP_THREADS, LOOKUP_QUEUE),
     )
     app = FastAPI(title="farfield", version=__version__, description=DESCRIPTION, lifespan=_lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
@@ -58,7 +60,8 @@ def create_app(settings: Settings, store: Store) -> FastAPI:
     _add_pages(app)
     _complete_openapi(app)
     problems.install(app)
-    app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
+    app.add_middleware(BodyLimit, limit=settings.max_body_bytes, held=settings.max_held_bytes)
+    app.add_middleware(OwnPagesOnly)
     app.add_middleware(Watch, metrics=metrics)
     return app
 
@@ -77,23 +80,22 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 async def _keep_fresh(service: Service) -> None:
     """Load what there is, then follow moved aliases, for as long as the process lives."""
-    away = False
+    versions, away = service.versions, True
     while True:
         try:
-            if not service.versions.ready:
-                await to_thread.run_sync(service.versions.start)
-            await to_thread.run_sync(service.versions.refresh)
             if away:
-                log.info("the store answers again")
-            away = False
+                versions.store_state = await to_thread.run_sync(service.store.ping)  # starts an embedded server that has died
+                log.info("the store answers: %s", versions.store_state)
+                away = False
+            if not versions.ready:
+                await to_thread.run_sync(versions.start)
+            await to_thread.run_sync(versions.refresh)
             await asyncio.sleep(service.settings.refresh_seconds)
-        except errors.StoreUnavailable as error:
-            if not away:
+        except errors.ServiceError as error:
+            if not away or versions.store_state == NOT_ASKED:
                 log.warning("%s; versions in memory go on serving", error)
-            away = True
+            versions.store_state, away = errors.StoreUnavailable.public, True
             service.metrics.store_error()
-            with suppress(errors.ServiceError):
-                await to_thread.run_sync(service.store.ping)  # starts an embedded server again
             await asyncio.sleep(AWAY_SECONDS)
         except Exception:
             log.exception("versions could not be refreshed")
@@ -106,14 +108,11 @@ def _add_health(app: FastAPI, service: Service) -> None:
         return {"live": True}
 
     @app.get("/readyz", tags=["health"], summary="Whether versions are loaded and checked", responses={503: {"model": Readiness}})
-    def readyz() -> JSONResponse:
+    async def readyz() -> JSONResponse:
         """Not ready before the first look at the store, nor if every version found there was refused."""
         loaded, refused = service.versions.loaded(), service.versions.refused()
         ready = service.versions.ready and (bool(loaded) or not refused)
-        try:
-            store = service.store.ping()
-        except errors.ServiceError as error:
-            store = str(error)
+        store = service.versions.store_state
         body = Readiness(ready=ready, store=store, loaded=len(loaded), refused=[Refused(**item) for item in refused])  # type: ignore[arg-type]
         return JSONResponse(body.model_dump(), 200 if ready else 503)
 

@@ -62,6 +62,8 @@ def pack(fitted: Fitted, name: str, source: Source) -> tuple[Manifest, dict[str,
         calibration=CalibrationRecord(n=len(fitted.calibration.scores)),
         alpha=fitted.recipe.alpha,
         seed=fitted.recipe.seed,
+        calibrate=fitted.recipe.calibrate,
+        sum_levels=fitted.recipe.sum_levels,
         source=source,
         golden=_golden_record(fitted.golden),
         state=state,
@@ -93,7 +95,9 @@ def unpack(
     except (ModelError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ArchiveError(str(error)) from None
     return Fitted(
-        recipe=Recipe(type=manifest.type, parameters=manifest.parameters, alpha=manifest.alpha, seed=manifest.seed),
+        recipe=Recipe(
+            manifest.type, manifest.parameters, manifest.sum_levels, calibrate=manifest.calibrate, alpha=manifest.alpha, seed=manifest.seed
+        ),
         detector=detector,
         calibration=calibration,
         levels=tuple(Level(level.name, level.width) for level in manifest.levels),

@@ -115,7 +115,7 @@ def score(
         with Store.open(settings.store) as opened:
             number = Routing(opened.aliases(name), opened.numbers(name)).number(name, wanted)
             loaded = load(opened, name, number, settings)
-        found = sources.read(data)
+        found = sources.aligned(sources.read(data), loaded.fitted.feature_names)
         verdicts = engine.score(loaded.fitted, found.batch, alpha=alpha, fdr=fdr, attribute=attribute > 0, max_pixels=settings.max_pixels)
         content = answer(loaded, verdicts, attribute)
         if output:

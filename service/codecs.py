@@ -110,9 +110,9 @@ def batch_of_images(images: list[bytes], settings: Settings) -> Batch:
 
 def _check_size(rows: int, width: int, settings: Settings) -> None:
     if rows > settings.max_rows:
-        raise TooLarge(f"{rows} rows in one request; the limit is {settings.max_rows}")
+        raise TooLarge(f"{rows} rows in one request; the limit is {settings.max_rows}", "#/rows")
     if width > settings.max_features:
-        raise TooLarge(f"{width} features in a row; the limit is {settings.max_features}")
+        raise TooLarge(f"{width} features in a row; the limit is {settings.max_features}", "#/rows/0")
 
 
 def _mixed(rows: list[list[Any]]) -> bool:

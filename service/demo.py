@@ -22,7 +22,7 @@ from models import Extractor, bundled
 from service import engine, errors, serving, sources
 from service.manifest import Source
 from service.settings import Settings
-from service.store import Store
+from service.store import Store, without_password
 from service.versions import DEFAULT_ALIAS, publish
 
 NAME = "demo"
@@ -74,7 +74,7 @@ def _fit(settings: Settings, store: Store, progress: engine.Progress, say: Calla
     held_out = len(fitted.calibration.scores)
     say(
         f"fit: {NAME} version {number}, gaussian on the {fitted.width} MobileNetV2 features of {fitted.n_fit} normal images, "
-        f"calibrated on {held_out} held out, published to {settings.store}"
+        f"calibrated on {held_out} held out, published to {without_password(settings.store)}"
     )
 
 
@@ -87,9 +87,10 @@ def _start(settings: Settings, port: int, say: Callable[[str], None]) -> str:
     note = _note(settings)
     note.parent.mkdir(parents=True, exist_ok=True)
     log = note.with_suffix(".log")
-    command = [sys.executable, "-m", "service.cli", "serve", "--port", str(free), "--store", settings.store]
+    command = [sys.executable, "-m", "service.cli", "serve", "--port", str(free)]
+    environment = os.environ | {"FARFIELD_STORE": settings.store}  # not an argument, which others could read
     with log.open("ab") as output:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, env=environment)
     note.write_text(json.dumps({"pid": process.pid, "url": url}))
     deadline = time.monotonic() + READY_SECONDS
     while not _ready(url):

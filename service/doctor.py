@@ -108,6 +108,8 @@ def _versions(store: Store, settings: Settings) -> Iterator[Finding]:
             except errors.VersionRefused as error:
                 refused.append(str(error))
         if refused:
-            yield Finding(f"versions of {name}", "failed", "; ".join(refused), "fit the version again, and promote the new one")
+            yield Finding(
+                f"versions of {name}", "failed", "; ".join(refused), "mend what the reason names; a damaged version has to be fitted again"
+            )
         else:
             yield Finding(f"versions of {name}", "ok", f"{len(numbers)}, all whole, golden rows as when fitted")

@@ -159,6 +159,11 @@ def _start(folder: Path, socket: Path, log_file: Path) -> None:
 
 
 def _stop(folder: Path) -> None:
+    deadline = time.monotonic() + STOP_SECONDS
+    while _runs(folder) and not _answers(socket_path(folder)) and time.monotonic() < deadline:
+        time.sleep(0.01)  # who was interrupted while starting it has not seen it answer
+    if not _runs(folder):
+        return
     with _client(socket_path(folder)) as client:
         try:
             client.shutdown()  # flushes the append-only file first
@@ -167,7 +172,6 @@ def _stop(folder: Path) -> None:
         except redis.RedisError as error:
             log.warning("the embedded Valkey on %s did not stop: %s", folder, error)
             return
-    deadline = time.monotonic() + STOP_SECONDS
     while _runs(folder) and time.monotonic() < deadline:
         time.sleep(0.01)
 

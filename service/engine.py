@@ -125,12 +125,14 @@ def fit(
     batch: Batch,
     extractor: Extractor | None = None,
     *,
+    levels: tuple[Level, ...] | None = None,
     feature_names: list[str] | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     progress: Progress = lambda phase, done, total: None,
 ) -> Fitted:
     """Fit a detector on one part of ``batch``, all of it normal, and calibrate it on the rest.
 
+    ``levels`` says how the columns divide where ``batch`` is what an extractor gave before.
     Raises InvalidInput for data that cannot be fitted, and for too few rows to ever raise an alarm
     at ``recipe.alpha``.
     """
@@ -138,7 +140,7 @@ def fit(
         raise InvalidInput(f"there is no detector type {recipe.type!r}; there are {sorted(REGISTRY)}", "#/type")
     kept, held_out = split(len(batch), recipe)
     features = extract(extractor, batch, max_pixels=max_pixels, progress=progress)
-    levels = extractor.levels if extractor else (Level("features", features.shape[1]),)
+    levels = extractor.levels if extractor else levels or (Level("features", features.shape[1]),)
     if (features == features[0]).all():
         raise InvalidInput(f"all {len(features)} rows are the same: there is no variation to learn what is normal from", "#/data")
     progress("fit", 0, 1)
@@ -191,10 +193,11 @@ def score(
         raise InvalidInput("the batch is empty: give at least one row", "#/rows" if batch.images is None else "#/images")
     alpha = fitted.recipe.alpha if alpha is None else alpha
     seconds: dict[str, float] = {}
+    if fitted.extractor is None and batch.rows is not None and batch.rows.ndim == 2:
+        _check_width(batch.rows, fitted)  # before anything as large is copied
     with timed(seconds, "extract"):
         features = extract(fitted.extractor, batch, max_pixels=max_pixels, seconds=seconds)
-    if features.shape[1] != fitted.width:
-        raise InvalidInput(f"rows have {features.shape[1]} features; this detector takes {fitted.width}", "#/rows/0")
+    _check_width(features, fitted)
     with timed(seconds, "score"):
         try:
             scores = fitted.detector.scores(features)
@@ -204,6 +207,11 @@ def score(
         p_values = fitted.calibration.p_values(scores)
         decisions = outliers(p_values, alpha, fdr=fdr)
     return Verdicts(scores, p_values, decisions, alpha, fitted.calibration.threshold(alpha), shares, seconds)
+
+
+def _check_width(rows: NDArray[Any], fitted: Fitted) -> None:
+    if rows.shape[1] != fitted.width:
+        raise InvalidInput(f"rows have {rows.shape[1]} features; this detector takes {fitted.width}", "#/rows/0")
 
 
 def extract(
@@ -252,7 +260,7 @@ def check_golden(fitted: Fitted, name: str, number: int) -> None:
         input_scores = fitted.detector.scores(extract(fitted.extractor, golden.inputs)) if len(golden.inputs) else np.empty(0)
         rows_agree = np.allclose(scores, golden.scores, rtol=golden.relative, atol=0)
         inputs_agree = np.allclose(input_scores, golden.input_scores, rtol=0, atol=golden.absolute)
-    except (ValueError, InvalidInput) as error:
+    except (ValueError, InvalidInput, TooLarge) as error:
         raise VersionRefused(name, number, f"its golden rows cannot be scored: {error}") from None
     if not rows_agree:
         raise VersionRefused(name, number, f"a golden row scores {_worst(scores, golden.scores)} when fitted")
@@ -305,7 +313,10 @@ def _image_features(
         progress("extract", done, len(images))
         with timed(seconds, "decode"):
             decoded = _some_decoded(images, done, max_pixels)
-        blocks.append(extractor.images(decoded))
+        try:
+            blocks.append(extractor.images(decoded))
+        except ModelError as error:
+            raise InvalidInput(f"images {done} to {done + len(decoded) - 1}: {error}", f"#/images/{done}") from None
         done += len(decoded)
     progress("extract", len(images), len(images))
     return finite_rows(np.concatenate(blocks))
@@ -328,7 +339,7 @@ def _decoded(images: Sequence[EncodedImage], index: int, max_pixels: int) -> Ima
     try:
         return decode(image, max_pixels=max_pixels)
     except ImageTooLargeError as error:
-        raise TooLarge(f"image {index}: {error}") from None
+        raise TooLarge(f"image {index}: {error}", f"#/images/{index}") from None
     except ImageError as error:
         raise InvalidInput(f"image {index}: {error}", f"#/images/{index}") from None
 

@@ -3,6 +3,7 @@
 ServiceError
   InvalidInput         the request or the data are not what is needed; names the place
   UnsupportedMedia     a body in a form that is not read
+  ForeignOrigin        a web page of another site asks for a change
   TooLarge             a body, an image or a batch over its limit
   NotFound
     UnknownDetector
@@ -36,7 +37,15 @@ class InvalidInput(ServiceError):
 class UnsupportedMedia(ServiceError): ...
 
 
-class TooLarge(ServiceError): ...
+class ForeignOrigin(ServiceError): ...
+
+
+class TooLarge(ServiceError):
+    """``pointer`` as in InvalidInput; none where the whole body is meant."""
+
+    def __init__(self, detail: str, pointer: str | None = None) -> None:
+        super().__init__(detail)
+        self.pointer = pointer
 
 
 class NotFound(ServiceError): ...
@@ -88,6 +97,9 @@ class Overloaded(ServiceError):
 
 
 class StoreUnavailable(ServiceError):
+    """Its text has the server's address and its own words; ``public`` is what a caller over HTTP is told."""
+
+    public = "the store did not answer; try again in a moment"
     retry_after = 1  # seconds
 
 

@@ -46,7 +46,7 @@ def evaluate(recipe: Recipe, batch: Batch, labels: NDArray[Any], extractor: Extr
     n_test = round(TEST_SHARE * len(normal))
     features = Batch(rows=extract(extractor, batch))  # extracted once, for both parts
     start = time.perf_counter()
-    fitted = fit(recipe, features.take(np.sort(normal[n_test:])))
+    fitted = fit(recipe, features.take(np.sort(normal[n_test:])), levels=extractor.levels if extractor else None)
     fitted_at = time.perf_counter()
     test = np.concatenate([normal[:n_test], np.flatnonzero(anomalous)])
     verdicts = score(fitted, features.take(test))

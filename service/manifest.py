@@ -90,6 +90,8 @@ class Manifest(Part):
     calibration: CalibrationRecord
     alpha: float = Field(gt=0, lt=1)
     seed: int
+    calibrate: float
+    sum_levels: bool
     source: Source
     golden: GoldenRecord
     state: str  # the JSON text of detectors.dumps; its arrays are the blobs `state` and `statistics`

@@ -25,6 +25,7 @@ CLIENT_GONE = 499  # by convention: the client closed the connection before it h
 STATUS: dict[type[errors.ServiceError], tuple[int, str]] = {
     errors.InvalidInput: (422, "invalid-input"),
     errors.UnsupportedMedia: (415, "unsupported-media"),
+    errors.ForeignOrigin: (403, "foreign-origin"),
     errors.TooLarge: (413, "too-large"),
     errors.UnknownDetector: (404, "unknown-detector"),
     errors.UnknownVersion: (404, "unknown-version"),
@@ -60,14 +61,17 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(errors.ServiceError)
     async def refused(request: Request, error: errors.ServiceError) -> Response:
         status, slug = STATUS[type(error)]
+        detail = str(error)
         if isinstance(error, errors.StoreUnavailable):
             request.app.state.service.metrics.store_error()
+            log.warning("%s", error)
+            detail = error.public
         more: dict[str, Any] = {}
-        if isinstance(error, errors.InvalidInput) and error.pointer:
+        if isinstance(error, errors.InvalidInput | errors.TooLarge) and error.pointer:
             more["errors"] = [{"detail": str(error), "pointer": error.pointer}]
         retry_after = getattr(error, "retry_after", None)
         headers = {"Retry-After": str(retry_after)} if retry_after else None
-        return problem(request, status, str(error), slug=slug, headers=headers, **more)
+        return problem(request, status, detail, slug=slug, headers=headers, **more)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
@@ -82,7 +86,7 @@ def install(app: FastAPI) -> None:
             404: f"there is nothing at {request.scope['path']!r}; GET /docs describes what there is",
             405: f"{request.method} is not among the methods of this path: {headers.get('Allow') or headers.get('allow')}",
         }.get(error.status_code, str(error.detail))
-        slug = "too-large" if error.status_code == 413 else None
+        slug = {413: "too-large", 503: "overloaded"}.get(error.status_code)
         return problem(request, error.status_code, detail, slug=slug, headers=headers)
 
     @app.exception_handler(ClientDisconnect)

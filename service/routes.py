@@ -10,6 +10,7 @@ import orjson
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
 
 from service import codecs, engine, errors
 from service.gate import Gate
@@ -44,7 +45,8 @@ class Service:
     store: Store
     versions: Versions
     metrics: Metrics
-    gate: Gate
+    gate: Gate  # for scoring
+    lookups: Gate  # for versions that are not in memory: a store that hangs must not take the threads of scoring
 
 
 def _service(request: Request) -> Service:
@@ -184,7 +186,7 @@ def rollback(name: Name, alias: Alias, parts: Parts) -> AliasResponse:
 async def _score(parts: Service, name: str, reference: Reference, request: Request, options: Options) -> Response:
     loaded = parts.versions.cached(name, reference)
     if loaded is None:
-        loaded = await parts.gate.run(parts.versions.get, name, reference)
+        loaded = await parts.lookups.run(parts.versions.get, name, reference)
     payload = await _payload(request, parts.settings)
     content, verdicts = await parts.gate.run(_judge, loaded, payload, options, parts.settings)
     parts.metrics.scored(name, loaded.number, verdicts)
@@ -198,19 +200,32 @@ Payload = tuple[str, bytes | list[bytes]]  # "json", "npy" or "images", and what
 async def _payload(request: Request, settings: Settings) -> Payload:
     """The body, read whole but not looked into: that is work for a thread."""
     media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise errors.UnsupportedMedia(f"a body in {request.headers['content-encoding']!r} encoding is not read: send it as it is")
     if media == "multipart/form-data":
-        async with request.form(max_files=settings.max_rows, max_part_size=settings.max_body_bytes) as form:
-            return "images", [await part.read() for _, part in form.multi_items() if isinstance(part, UploadFile)]
+        return "images", await _files(request, settings)
     body = await request.body()
     if media.startswith("image/"):
         return "images", [body]
     if media == "application/x-npy" or (media == "application/octet-stream" and body.startswith(codecs.NPY_MAGIC)):
         return "npy", body
     if media in ("application/json", ""):
+        if len(body) > settings.max_json_bytes:
+            raise errors.TooLarge(f"a JSON body of {len(body)} bytes; the limit is {settings.max_json_bytes}: send .npy instead")
         return "json", body
     raise errors.UnsupportedMedia(
         f"a body of type {media!r} is not read: send application/json, application/x-npy, multipart/form-data or image/png"
     )
+
+
+async def _files(request: Request, settings: Settings) -> list[bytes]:
+    try:
+        async with request.form(max_files=settings.max_rows, max_part_size=settings.max_body_bytes) as form:
+            return [await part.read() for _, part in form.multi_items() if isinstance(part, UploadFile)]
+    except HTTPException as error:
+        if error.status_code != 400:  # a body over the limit is refused as such
+            raise
+        raise errors.InvalidInput(f"the form cannot be read: {error.detail}", "#") from None
 
 
 def _judge(loaded: Loaded, payload: Payload, options: Options, settings: Settings) -> tuple[bytes, engine.Verdicts]:

@@ -16,7 +16,7 @@ class Options(Schema):
 
     alpha: float | None = Field(None, gt=0, lt=1, description="Accepted false-alarm rate; the version's own by default.")
     fdr: bool = Field(False, description="Judge the batch together, by Benjamini and Hochberg at level alpha.")
-    attribute: int = Field(0, ge=0, description="Name this many features with the largest shares in each score.")
+    attribute: int = Field(0, ge=0, le=100, description="Name this many features with the largest shares in each score.")
 
 
 class ScoreRequest(Options):

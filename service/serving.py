@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import signal
 import socket
 from collections.abc import Callable
+from typing import Self
 
 import uvicorn
 
@@ -15,6 +17,7 @@ from service.settings import Settings
 from service.store import Store
 
 PORTS_TRIED = 20
+GRACE_SECONDS = 20  # that requests have to end after a signal to stop
 
 
 def serve(settings: Settings, *, started: Callable[[str], None] = lambda url: None, strict_port: bool = True) -> None:
@@ -26,10 +29,38 @@ def serve(settings: Settings, *, started: Callable[[str], None] = lambda url: No
     refuse_open_address(settings)
     listener = listen(settings.host, settings.port, strict=strict_port)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    with listener, Store.open(settings.store, timeout=settings.store_timeout) as store:
-        config = uvicorn.Config(create_app(settings, store), log_config=None, access_log=False, server_header=False)
-        started(address(listener))
-        uvicorn.Server(config).run(sockets=[listener])
+    with _Stop() as stop:
+        with listener, Store.open(settings.store, timeout=settings.store_timeout) as store:
+            config = uvicorn.Config(
+                create_app(settings, store), log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=GRACE_SECONDS
+            )
+            server = stop.server = uvicorn.Server(config)
+            if stop.number is None:
+                started(address(listener))
+                server.run(sockets=[listener])
+        if stop.number is not None:
+            raise SystemExit(128 + stop.number)
+
+
+class _Stop:
+    """Notes the signal to stop and tells the server; an exception raised by a handler would be lost inside a finalizer."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self.server: uvicorn.Server | None = None
+
+    def __call__(self, number: int, _frame: object) -> None:
+        self.number = number
+        if self.server:
+            self.server.should_exit = True
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
 
 def listen(host: str, port: int, *, strict: bool) -> socket.socket:

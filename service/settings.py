@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -36,6 +36,8 @@ class Settings(BaseSettings):
     )
     max_loaded_versions: int = Field(64, gt=0, description="Versions held in memory; the least recently used go first.")
     max_body_bytes: int = Field(256 * MIB, gt=0, description="Largest request body.")
+    max_json_bytes: int = Field(32 * MIB, gt=0, description="Largest JSON body; parsing it takes many times its size. Use .npy beyond.")
+    max_held_bytes: int = Field(1024 * MIB, gt=0, description="Bytes of all request bodies held at the same time; more are answered 503.")
     max_rows: int = Field(100_000, gt=0, description="Most rows, or images, in one request.")
     max_features: int = Field(65_536, gt=0, description="Most columns of a row.")
     max_pixels: int = Field(50_000_000, gt=0, description="Most pixels of one image, decoded.")
@@ -54,6 +56,12 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @model_validator(mode="after")
+    def _required_device_is_named(self) -> Self:
+        if self.require_device and self.device == "auto":
+            raise ValueError("require_device needs a device to require: set FARFIELD_DEVICE to cuda or cpu")
+        return self
 
     def embedded_folder(self) -> Path | None:
         """Data folder of the embedded store; None where the store is a server of somebody else's."""

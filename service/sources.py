@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -77,6 +77,17 @@ def read(path: Path, labels: str | None = None) -> Data:
     return data
 
 
+def aligned(data: Data, names: list[str] | None) -> Data:
+    """``data`` with its columns in the order of ``names``, those of the fit; raises InvalidInput where one is missing."""
+    if names is None or data.feature_names is None or data.batch.rows is None or data.feature_names == names:
+        return data
+    missing = [name for name in names if name not in data.feature_names]
+    if missing:
+        raise InvalidInput(f"{data.name} lacks the columns {missing[:5]} that the detector was fitted on; it has {data.feature_names[:5]}")
+    columns = [data.feature_names.index(name) for name in names]
+    return replace(data, batch=Batch(rows=data.batch.rows[:, columns]), feature_names=names)
+
+
 def _file(path: Path, labels: str | None) -> Data:
     suffix = "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
     if suffix == ".npy":
@@ -96,7 +107,18 @@ def _file(path: Path, labels: str | None) -> Data:
     }
     if suffix not in readers:
         raise InvalidInput(f"{path}: files of type {suffix or 'none'!r} are not read, only .npy, .npz, {', '.join(readers)}")
-    return _table(readers[suffix](path), path.name, labels)
+    table = readers[suffix](path)
+    if suffix.startswith(".csv") and all(_is_number(name) for name in table.column_names):
+        raise InvalidInput(f"the first line of {path} holds numbers: give it one with the names of the columns")
+    return _table(table, path.name, labels)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _archive(path: Path, labels: str | None) -> Data:

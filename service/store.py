@@ -27,7 +27,7 @@ from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import parse_qsl, quote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 import redis
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
@@ -102,13 +102,17 @@ class Store:
     def names(self) -> list[str]:
         """Names of all detectors that have a version."""
         with _reached():
-            names = sorted(name.decode() for name in self._client.smembers("farfield:detectors"))
-            return [name for name in names if self._client.hlen(_key(name, "versions"))]
+            return [name for name in sorted(self.known()) if self._client.hlen(_key(name, "versions"))]
+
+    def known(self) -> set[str]:
+        """Names of all detectors, those included whose first version is only being published."""
+        with _reached():
+            return {name.decode() for name in self._client.smembers("farfield:detectors")}
 
     def numbers(self, name: str) -> list[int]:
         """Version numbers of a detector, ascending; empty if it does not exist."""
         with _reached():
-            return sorted(int(number) for number in self._client.hkeys(_key(name, "versions")))
+            return sorted(int(number) for number in self._client.hkeys(_key(name, "versions")) if number.isdigit())
 
     def manifest(self, name: str, number: int) -> Manifest:
         """Manifest of a version, checked against its digest. Raises UnknownVersion or VersionRefused."""
@@ -289,7 +293,7 @@ def connect(url: str, timeout: float) -> Any:
             raise ValueError("the scheme must be embedded, redis, rediss, redis+sentinel, redis+cluster or rediss+cluster")
         return redis.Redis.from_url(url, retry=retry, **common)
     except (ValueError, TypeError) as error:
-        raise errors.StartupError(f"the store {_without_password(url)} cannot be used: {error}") from None
+        raise errors.StartupError(f"the store {without_password(url)} cannot be used: {error}") from None
 
 
 def _sentinel_master(url: str, retry: Retry, common: dict[str, float]) -> Any:
@@ -302,7 +306,7 @@ def _sentinel_master(url: str, retry: Retry, common: dict[str, float]) -> Any:
     addresses = [(host, int(port)) for host, _, port in hosts]
     asking = {**common, "retry": Retry(NoBackoff(), 0)}  # the master's client asks again by itself
     sentinel: Any = redis.Sentinel(addresses, sentinel_kwargs=asking, **common)  # type: ignore[no-untyped-call]
-    credentials = {"username": parts.username, "password": parts.password, **dict(parse_qsl(parts.query))}
+    credentials = {"username": unquote(parts.username or ""), "password": unquote(parts.password or ""), **dict(parse_qsl(parts.query))}
     database = int(path[1]) if len(path) > 1 else 0
     given = {key: value for key, value in credentials.items() if value}
     return sentinel.master_for(path[0], retry=retry, db=database, **given)
@@ -331,7 +335,7 @@ def _chunk_keys(name: str, reference: BlobReference) -> list[str]:
     return [_key(name, "blob", reference.sha256, str(index)) for index in range(reference.chunks)]
 
 
-def _without_password(url: str) -> str:
+def without_password(url: str) -> str:
     password = urlsplit(url).password
     return url.replace(f":{password}@", ":***@") if password else url
 

@@ -24,6 +24,7 @@ from service.store import Store
 log = logging.getLogger(__name__)
 
 LATEST, DEFAULT_ALIAS = "latest", "champion"
+NOT_ASKED = "not asked yet"
 REFUSED_SECONDS = 30.0  # after which a refused version is tried again
 
 Reference = str | int | None  # alias, version number, or the default
@@ -81,8 +82,10 @@ class Versions:
         self._refused: dict[tuple[str, int], Refusal] = {}
         self._lock = threading.RLock()  # guards the fields above; never held while the store is asked
         self._loading = threading.Lock()  # one load at a time
+        self._met: set[str] = set()  # names whose default version has been loaded, or tried, before any request
         self._refreshing = threading.Lock()  # so that no refresh undoes what a later one has seen
         self.ready = False
+        self.store_state = NOT_ASKED  # name and version of the server, or why it does not answer
 
     def cached(self, name: str, reference: Reference) -> Loaded | None:
         """The version that ``reference`` means, if it can be answered from memory. Never waits for the store."""
@@ -108,22 +111,36 @@ class Versions:
 
     def start(self) -> None:
         """Load the default version of every detector that fits. A refused one does not keep the others from serving."""
-        for name in self._store.names()[: self._settings.max_loaded_versions]:
-            try:
-                self.get(name, None)
-            except errors.VersionRefused as refused:
-                log.error("%s", refused)  # noqa: TRY400  # the sentence says it all
+        for name in sorted(self._store.known())[: self._settings.max_loaded_versions]:
+            self._meet(name)
         self.ready = True
 
+    def _meet(self, name: str) -> None:
+        """Load the default version of a detector not seen before, if it has one that is whole."""
+        self._met.add(name)
+        try:
+            self.get(name, None)
+        except (errors.VersionRefused, errors.StoreUnavailable, errors.InvalidInput) as error:
+            log.error("%s", error)  # noqa: TRY400  # the sentence says it all
+        except errors.NotFound:
+            self._met.discard(name)  # its first version is still being published
+
     def refresh(self, only: str | None = None) -> None:
-        """Look up what every reference in use means now, and swap to it once it is loaded."""
+        """Look up what every reference in use means now, and swap to it once it is loaded.
+
+        A detector whose version was refused counts as in use, so that it serves as soon as it has a whole one.
+        """
         with self._refreshing:
+            new = self._store.known() - self._met if only is None else set()
+            for name in sorted(new)[: self._settings.max_loaded_versions - len(self._loaded)]:
+                self._meet(name)
             with self._lock:
-                in_use = [key for key in self._serving if only in {None, key[0]}]
+                keys = self._serving.keys() | {(name, None) for name, _ in self._refused}
+                in_use = [key for key in keys if only in {None, key[0]}]
             routings = {name: self._route(name) for name in {name for name, _ in in_use}}
             for name, reference in in_use:
                 self._swap(name, reference, routings[name])
-            self._unload_deleted(routings)
+            self._forget_deleted(routings)
 
     def refused(self) -> list[dict[str, str | int]]:
         """Versions that were asked for and refused, with the reason."""
@@ -183,9 +200,12 @@ class Versions:
         while len(self._loaded) > self._settings.max_loaded_versions:
             self._unload(*next(iter(self._loaded)))
 
-    def _unload_deleted(self, routings: dict[str, Routing]) -> None:
-        """Drop loaded versions that the store has no longer."""
+    def _forget_deleted(self, routings: dict[str, Routing]) -> None:
+        """Drop loaded and refused versions that the store has no longer."""
         with self._lock:
+            for name, number in [key for key in self._refused if key[0] in routings]:
+                if number not in routings[name].numbers:
+                    del self._refused[name, number]
             for name, number in [key for key in self._loaded if key[0] in routings]:
                 if number not in routings[name].numbers:
                     self._unload(name, number)

@@ -282,3 +282,16 @@ def test_levels_may_be_any_sequence(levels, digits):
     detector, other = Gaussian(levels=levels).fit(digits[:300]), Gaussian(levels=(24, 40)).fit(digits[300:600])
     assert dumps("gaussian", detector)[0] == dumps("gaussian", other)[0]
     np.testing.assert_allclose(detector.merge(other).scores(digits), Gaussian(levels=[24, 40]).fit(digits[:600]).scores(digits), rtol=1e-9)
+
+
+def test_rows_that_were_never_learned_cannot_be_forgotten(digits):
+    """Taking out rows of larger variance than there is to take raises ValueError instead of leaving nonsense."""
+    detector = Gaussian().fit(digits[:100])
+    with pytest.raises(ValueError, match="not among those summed"):
+        detector.forget(100 * digits[100:150])
+
+
+def test_values_lost_to_underflow_are_refused(digits):
+    """Values so small that their fourth powers vanish raise ValueError instead of scoring 0."""
+    with pytest.raises(ValueError, match="too small to learn"):
+        Gaussian().fit(digits * 1e-200)

@@ -24,6 +24,8 @@ def manifest_of(blobs: Mapping[str, bytes], *, chunk_bytes: int = CHUNK_BYTES, n
         calibration=CalibrationRecord(n=5),
         alpha=0.2,
         seed=0,
+        calibrate=0.2,
+        sum_levels=False,
         source=Source(name=note, rows=15, sha256="0" * 64),
         golden=GoldenRecord(rows=0, inputs=0, relative=1e-6, absolute=1e-9),
         state="{}",

@@ -200,8 +200,8 @@ CASES = {
         body=b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\ntext\r\n--x--\r\n',
         media="multipart/form-data; boundary=x",
     ),
-    "form without boundary": Case(400, None, ("boundary",), url="images:score", body=b"abc", media="multipart/form-data"),
-    "no form": Case(400, None, ("multipart",), url="images:score", body=b"abc", media="multipart/form-data; boundary=x"),
+    "form without boundary": Case(422, "invalid-input", ("boundary",), url="images:score", body=b"abc", media="multipart/form-data"),
+    "no form": Case(422, "invalid-input", ("multipart",), url="images:score", body=b"abc", media="multipart/form-data; boundary=x"),
     # media types
     "csv": Case(415, "unsupported-media", ("'text/csv'", "application/json"), body=b"1,2,3,4", media="text/csv"),
     "octets": Case(415, "unsupported-media", ("octet-stream", "application/x-npy"), body=b"\0\1", media="application/octet-stream"),
@@ -523,3 +523,20 @@ def test_a_process_refuses_as_its_command_does(data: Path) -> None:
     for words, says in (COMMANDS["objects"], COMMANDS["constant"]):
         done = farfield(data, *words.split())
         assert_refused(done.returncode, done.stdout, done.stderr, says)
+
+
+def test_pages_of_other_sites_change_nothing(service: Served) -> None:
+    """A browser's request for a page elsewhere is refused, one for our own console is not; none may frame our pages."""
+    url = "/v1/detectors/rows:score"
+    body = {"rows": rows(1).tolist()}
+    foreign = service.client.post(url, json=body, headers={"origin": "https://elsewhere.example"})
+    assert_problem(foreign, 403, "foreign-origin")
+    own = service.client.post(url, json=body, headers={"origin": str(service.client.base_url).rstrip("/")})
+    assert own.status_code == 200
+    assert own.headers["x-frame-options"] == "DENY"
+
+
+def test_encoded_bodies_are_refused_as_such(service: Served) -> None:
+    """A compressed body is not read as if it were none."""
+    answer = service.client.post("/v1/detectors/rows:score", content=b"{}", headers={"content-encoding": "gzip", "content-type": JSON})
+    assert_problem(answer, 415, "unsupported-media")

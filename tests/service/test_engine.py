@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models import Level
 from service import engine
 from service.engine import Batch, Recipe
 from service.errors import InvalidInput, VersionRefused
@@ -227,3 +228,13 @@ def test_times_of_stages_exclude_each_other() -> None:
     seconds = engine.score(fitted_images(), Batch(images=[path.read_bytes() for path in NORMAL[:5]])).seconds
     assert set(seconds) == {"decode", "extract", "score"}
     assert all(spent >= 0 for spent in seconds.values())
+
+
+def test_levels_extracted_before_are_the_levels_of_the_fit() -> None:
+    """Features that an extractor gave earlier, as evaluation has them, are summed by the levels that are named with them."""
+    levels = (Level("left", 1), Level("right", 3))
+    batch = Batch(rows=rows(200))
+    summed = engine.fit(Recipe(sum_levels=True, alpha=0.05), batch, levels=levels)
+    assert summed.levels == levels
+    assert summed.detector.get_params()["levels"] == [1, 3]
+    assert not np.allclose(summed.calibration.scores, engine.fit(Recipe(alpha=0.05), batch).calibration.scores)

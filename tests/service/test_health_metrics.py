@@ -65,7 +65,7 @@ def test_not_ready_before_the_store_has_answered(tmp_path: Path, service_process
     assert eventually(lambda: httpx2.get(f"{process.url}/livez", timeout=5), "livez answers").status_code == 200
     answer = httpx2.get(f"{process.url}/readyz", timeout=10)
     assert (answer.status_code, answer.json()["ready"]) == (503, False)
-    assert "did not answer" in answer.json()["store"]
+    eventually(lambda: "did not answer" in httpx2.get(f"{process.url}/readyz", timeout=10).json()["store"], "readyz says why")
     refused = httpx2.post(f"{process.url}/v1/detectors/rows:score", json={"rows": [[1, 2, 3, 4]]}, timeout=10)
     assert (refused.status_code, refused.json()["type"]) == (503, "urn:farfield:problem:store-unavailable")
     assert int(refused.headers["retry-after"]) >= 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -149,9 +150,8 @@ def test_scoring_goes_on_without_the_store(
     try:
         for service in replicas:
             assert served(service, detector) == 1
-            status, body = readiness(service)
-            assert status == 200
-            assert "the store did not answer" in body["store"]
+            eventually(lambda service=service: "the store did not answer" in readiness(service)[1]["store"], "readyz says so")
+            assert readiness(service)[0] == 200
         refusal = score(replicas[0], f"{name}-unseen")
         assert (refusal.status_code, refusal.json()["type"]) == (503, "urn:farfield:problem:store-unavailable")
         assert int(refusal.headers["retry-after"]) >= 1
@@ -162,7 +162,7 @@ def test_scoring_goes_on_without_the_store(
     eventually(lambda: promote(replicas[0], detector, 2).status_code == 200, "a promote works again")
     for service in replicas:
         eventually(lambda service=service: served(service, detector) == 2, "the promoted version is served")
-        assert readiness(service)[1]["store"].startswith("Redis")
+        eventually(lambda service=service: readiness(service)[1]["store"].startswith("Redis"), "readyz names the store again")
 
 
 def test_a_promote_to_a_damaged_version_changes_nothing(
@@ -206,3 +206,50 @@ def test_a_damaged_version_keeps_no_other_detector_from_serving(
         publish_fitted(store, "bad", DETECTORS[1])
         assert served(service, "bad") == 2
         assert service.process.poll() is None
+
+
+def test_a_service_with_nothing_but_a_damaged_version_is_ready_again_with_a_whole_one(
+    redis_server: RedisServer, service_process: Callable[..., ServiceProcess]
+) -> None:
+    """Nothing that serves: not ready. A whole version published: ready, without a request; the damaged one deleted: not listed."""
+    with Store.open(redis_server.url) as store:
+        publish_fitted(store, "only", DETECTORS[0])
+        damage(store, redis_server, "only", 1)
+        service = service_process(redis_server.url, ready=False)
+        eventually(lambda: [item["version"] for item in readiness(service)[1]["refused"]] == [1], "the damaged version is listed")
+        assert readiness(service)[0] == 503
+        publish_fitted(store, "only", DETECTORS[1])
+        eventually(lambda: readiness(service)[0] == 200, "the service is ready")
+        store.delete_version("only", 1)
+        eventually(lambda: readiness(service)[1]["refused"] == [], "the deleted version is listed no more")
+        assert served(service, "only") == 2
+
+
+def test_a_store_that_hangs_takes_nothing_from_what_is_loaded(
+    redis_server: RedisServer, service_process: Callable[..., ServiceProcess]
+) -> None:
+    """While the store hangs and clients ask for detectors that nobody knows, loaded versions score and readyz answers at once."""
+    with Store.open(redis_server.url) as store:
+        publish_fitted(store, "known", DETECTORS[0])
+    service = service_process(redis_server.url, FARFIELD_THREADS="1")
+    assert served(service, "known") == 1
+    redis_server.process.send_signal(signal.SIGSTOP)
+    try:
+        with ThreadPoolExecutor(40) as clients:
+            unknown = [clients.submit(score, service, f"unknown{i}") for i in range(40)]
+            for _ in range(20):
+                assert served(service, "known") == 1
+                assert readiness(service)[0] == 200
+            assert not all(answer.done() for answer in unknown)  # the store kept them waiting meanwhile
+            assert {answer.result().status_code for answer in unknown} == {503}
+    finally:
+        redis_server.process.send_signal(signal.SIGCONT)
+
+
+def test_a_new_detector_is_loaded_before_anybody_asks(redis_server: RedisServer, service_process: Callable[..., ServiceProcess]) -> None:
+    """A detector published while the service runs is loaded by itself, so that its first request does not wait."""
+    service = service_process(redis_server.url)
+    assert readiness(service)[1]["loaded"] == 0
+    with Store.open(redis_server.url) as store:
+        publish_fitted(store, "new", DETECTORS[0])
+    eventually(lambda: readiness(service)[1]["loaded"] == 1, "the new detector is loaded")

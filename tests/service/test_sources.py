@@ -182,3 +182,22 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     assert "no labels named 'y'" in refused(tmp_path / "rows.npy", "y")
     assert "7 labels for the 20 rows" in refused(tmp_path / "rows.npy", str(tmp_path / "few.npy"))
     assert "nope.npy does not exist" in refused(tmp_path / "rows.npy", str(tmp_path / "nope.npy"))
+
+
+def test_a_table_without_a_header_is_refused(tmp_path: Path) -> None:
+    """A first line of numbers would be lost as names: it is refused."""
+    path = tmp_path / "bare.csv"
+    path.write_text("1.5,2\n3,4\n")
+    with pytest.raises(InvalidInput, match=r"first line of .* holds numbers"):
+        sources.read(path)
+
+
+def test_columns_are_found_by_their_names(tmp_path: Path) -> None:
+    """Columns in another order are put in that of the fit; one that is missing is named."""
+    path = tmp_path / "t.csv"
+    path.write_text("b,a\n1,2\n3,4\n")
+    rows = sources.aligned(sources.read(path), ["a", "b"]).batch.rows
+    assert rows is not None
+    assert rows.tolist() == [[2, 1], [4, 3]]
+    with pytest.raises(InvalidInput, match=r"lacks the columns \['c'\]"):
+        sources.aligned(sources.read(path), ["a", "c"])
