@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import product
+from math import factorial
+
 import numpy as np
 from sklearn.covariance import LedoitWolf
 
@@ -68,3 +71,57 @@ def benjamini_hochberg(p_values, alpha):
     decisions = np.zeros(len(p_values), bool)
     decisions[order[:rejected]] = True
     return decisions
+
+
+def comedian(centred):
+    """Median of the products of each pair of columns, one pair at a time."""
+    width = centred.shape[1]
+    return np.array([[np.median(centred[:, j] * centred[:, k]) for k in range(width)] for j in range(width)])
+
+
+def city_block_medoid(rows):
+    """The row with the least sum of city-block distances to all, the first of several."""
+    totals = [sum(np.abs(row - other).sum() for other in rows) for row in rows]
+    return rows[totals.index(min(totals))]
+
+
+def signature(path, depth):
+    """Levels 1 to ``depth``, word by word: each word's integral grows along a step by Chen's identity."""
+    words = [word for level in range(1, depth + 1) for word in product(range(path.shape[1]), repeat=level)]
+    value = {(): 1.0} | dict.fromkeys(words, 0.0)
+    for step in np.diff(path, axis=0):
+        segment = {word: float(np.prod(step[list(word)])) / factorial(len(word)) for word in value}
+        value = {word: sum(value[word[:i]] * segment[word[i:]] for i in range(len(word) + 1)) for word in value}
+    return np.array([value[word] for word in words])
+
+
+def chen(left, right, channels, depth):
+    """Signature of one path followed by another, from the signatures of both."""
+    words = [word for level in range(1, depth + 1) for word in product(range(channels), repeat=level)]
+    first, second = ({(): 1.0} | dict(zip(words, values, strict=True)) for values in (left, right))
+    return np.array([sum(first[word[:i]] * second[word[i:]] for i in range(len(word) + 1)) for word in words])
+
+
+def weighting(points, t):
+    """Similarity matrix and the weights that solve Z w = 1."""
+    similarity = np.array([[np.exp(-t * np.linalg.norm(a - b)) for b in points] for a in points])
+    return similarity, np.linalg.solve(similarity, np.ones(len(points)))
+
+
+def unexplained_and_weight(points, query, t):
+    """Share of a new point that the set does not explain, and its weight in the set enlarged by it."""
+    enlarged, weights = weighting(np.vstack([points, query]), t)
+    return 1 / np.linalg.inv(enlarged)[-1, -1], weights[-1]
+
+
+def conformance(corpus, row, rank_tolerance=1e-6):
+    """Least variance norm of the differences to the rows of ``corpus``; infinite where each leaves their span."""
+    _, singular, right = np.linalg.svd(corpus - corpus.mean(axis=0), full_matrices=False)
+    right = right[singular > rank_tolerance * singular[0]]
+    inverse = np.linalg.pinv(np.cov(corpus.T, bias=True), rcond=rank_tolerance**2, hermitian=True)
+    best = np.inf
+    for gap in row - corpus:
+        outside = np.linalg.norm(gap - right.T @ (right @ gap))
+        if outside <= 1e-3 * np.linalg.norm(gap):
+            best = min(best, np.sqrt(max(gap @ inverse @ gap, 0)))
+    return best

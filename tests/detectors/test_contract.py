@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from detectors import REGISTRY, AdditiveDetector, Gaussian
+from detectors import REGISTRY, AdditiveDetector, Gaussian, Signature, Weighting
 from detectors.checks import (
     ADDITIVE_CHECKS,
     CHECKS,
@@ -62,13 +62,18 @@ def normalises(detector):
     return getattr(detector, "normalize", False)
 
 
+def bends(detector):
+    return isinstance(detector, Weighting | Signature)
+
+
 def looks_twice(detector):
     return getattr(detector, "reduce", None) is not None and detector.covariance == "ledoit_wolf"
 
 
 # Promises that some parameters give up, and why. Each line has a test of what holds instead.
 EXEMPTIONS = {
-    check_farther_is_stranger: normalises,  # a row counts by its direction alone: far out, nothing changes any more
+    # A direction does not change far out, nor does a share near 1; and a straight ray is none to a signature.
+    check_farther_is_stranger: lambda detector: normalises(detector) or bends(detector),
     **dict.fromkeys(ADDITIVE_CHECKS, looks_twice),  # the intensity needs the rows again, once they are projected
 }
 

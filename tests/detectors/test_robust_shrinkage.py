@@ -1,0 +1,201 @@
+"""Robust shrinkage against the numbers of the R code, its invariances, and rows that are hard for medians."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.stats import chi2, norm
+from sklearn.covariance import ledoit_wolf_shrinkage
+
+from detectors import RobustShrinkage, medians
+from detectors.medians import comedian, coordinate_median, l1_median, l1_medoid, sandwich_variance
+from detectors.robust_shrinkage import CONSISTENCY
+
+SHRUNK = dict(RobustShrinkage.PRESETS["l1_median_shrunk"])
+
+
+@pytest.fixture(scope="module")
+def waves():
+    """40 rows of sines, the last four moved: the intensity is 1."""
+    i, j = np.arange(1, 41)[:, None], np.arange(1, 5)
+    rows = np.sin(1.7 * i * j) + 0.5 * np.cos(0.9 * i + j) + 0.3 * j
+    rows[36:] += 6
+    return rows
+
+
+@pytest.fixture(scope="module")
+def correlated():
+    """500 quasi-random normal rows with correlation, the last 25 moved: the intensity is between 0 and 1."""
+    z = norm.ppf(np.mod(np.arange(1, 501)[:, None] * np.sqrt([2.0, 3.0, 5.0]), 1))
+    rows = z @ np.array([[1, 0, 0], [0.8, 0.6, 0], [0.5, 0.5, np.sqrt(0.5)]]).T * (1, 2, 4) + (1, 2, 3)
+    rows[-25:] += 8
+    return rows
+
+
+def test_the_port_equals_the_r_code(waves):
+    """Location, intensities, scatter and distances of the preset ``port`` are those that R prints, to 1e-10."""
+    medoid = l1_medoid(waves)
+    np.testing.assert_allclose(medoid, [-0.0694594718338797, 0.5377038556460950, 1.4525192534993332, 1.4843036372015297], rtol=1e-10)
+    assert sandwich_variance(waves, medoid, city_block=True) == pytest.approx(0.0913068121951603, rel=1e-10)
+    detector = RobustShrinkage.preset("port").fit(waves)
+    state, scores = detector.state_, detector.scores(waves)
+    np.testing.assert_allclose(state.norm.mean, [-0.020247597689347, 0.554463473819831, 1.420382928664819, 1.450468469717775], rtol=1e-10)
+    assert state.location_intensity == pytest.approx(0.05344897246263198, rel=1e-10)
+    special = comedian(waves - state.norm.mean)
+    diagonal = [1.1241219328244112, 0.9414705019456537, 1.6821560151752779, 1.3218526414865419]
+    np.testing.assert_allclose(2.198 * np.diag(special), diagonal, rtol=1e-10)
+    assert special[0, 1] == pytest.approx(0.0889385903788158, rel=1e-10)
+    assert state.scatter_intensity == 1
+    np.testing.assert_allclose(np.linalg.inv(state.norm.whiten @ state.norm.whiten.T), 1.26740027285797 * np.eye(4), atol=1e-10)
+    np.testing.assert_allclose(scores[:3], [4.09767071134111, 2.11115119256834, 2.39731947189683], rtol=1e-10)
+    np.testing.assert_allclose(scores[36:], [113.548976170898, 121.153637913933, 124.737845927994, 111.359627542600], rtol=1e-10)
+    assert np.flatnonzero(scores > 9.34840360449614).tolist() == [36, 37, 38, 39]
+
+
+def test_the_true_l1_median_on_waves(waves):
+    """With the point of least distances instead of the medoid, and the exact factor, the reference's numbers to 1e-10."""
+    detector = RobustShrinkage.preset("l1_median_shrunk").fit(waves)
+    state = detector.state_
+    np.testing.assert_allclose(state.norm.mean, [0.487436816925, 0.718122084721, 0.957108045880, 1.185416840965], atol=1e-10)
+    assert state.location_intensity == pytest.approx(0.2508053159316726, rel=1e-10)
+    np.testing.assert_allclose(detector.scores(waves)[:3], [2.544644162806, 2.355619559395, 4.424599550374], rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "intensity", "scores", "flagged"),
+    [
+        (RobustShrinkage.PRESETS["port"], 0.04756012480623417, [0.130208066916135, 0.812468338274453, 34.388406170785785], 35),
+        (SHRUNK, 0.0611831069865614, [0.25123929949188867, 0.6206735753717612, 32.396347713940884], 31),
+        (SHRUNK | {"scaling": "adjusted"}, 0.04081049860708885, [0.5261710072649959, 0.49103009148415255, 41.39430907683504], 29),
+        (
+            SHRUNK | {"scaling": "adjusted", "intensity": "clipped"},
+            0.016496904644238704,
+            [0.6191369019203672, 0.5182503343559894, 48.285750045894524],
+            29,
+        ),
+        ({}, 0.15325671000585445, [0.929981896265947, 1.080217990601794, 85.76998225480993], 42),
+    ],
+    ids=["port", "l1_median_shrunk", "adjusted", "adjusted and clipped", "default"],
+)
+def test_the_worked_example(parameters, intensity, scores, flagged, correlated):
+    """Intensity, three distances and the number of flagged rows, for five sets of parameters, to 1e-10."""
+    detector = RobustShrinkage(**parameters).fit(correlated)
+    assert detector.state_.scatter_intensity == pytest.approx(intensity, rel=1e-10)
+    np.testing.assert_allclose(detector.scores(correlated)[[0, 1, 499]], scores, rtol=1e-10)
+    cut = chi2.ppf(0.975, 2 if parameters is RobustShrinkage.PRESETS["port"] else 3)
+    assert (detector.scores(correlated) > cut).sum() == flagged
+
+
+def test_the_parts_of_the_worked_example(correlated):
+    """Medians, sandwich, comedian, location intensities and the number of kept rows of the same rows."""
+    np.testing.assert_allclose(correlated.sum(axis=0), [702.2545849409989, 1206.5742992426588, 1702.6339416426356], rtol=1e-12)
+    middle = coordinate_median(correlated)
+    np.testing.assert_allclose(middle, [1.0664210003098, 2.254244636442009, 2.641066310357843], rtol=1e-12)
+    np.testing.assert_allclose(l1_medoid(correlated), [1.022063728617413, 2.119537170358481, 2.643008822706187], rtol=1e-12)
+    point = l1_median(correlated)
+    np.testing.assert_allclose(point, [1.117429857459, 2.152209748727, 3.069517859476], atol=1e-10)
+    assert np.linalg.norm(correlated - point, axis=1).sum() == pytest.approx(2201.4558894055767, rel=1e-12)
+    assert sandwich_variance(correlated, point) == pytest.approx(0.08889078176, rel=1e-9)
+    expected = [0.5123761333966, 0.724132777850523, 0.759467620744313, 2.369412984933213, 2.50021382716557, 8.06302287644673]
+    np.testing.assert_allclose(comedian(correlated - middle)[np.triu_indices(3)], expected, rtol=1e-10)
+    assert RobustShrinkage.preset("port").fit(correlated).state_.location_intensity == pytest.approx(0.01635171997973626, rel=1e-10)
+    assert RobustShrinkage(**SHRUNK).fit(correlated).state_.location_intensity == pytest.approx(0.0465976496377204, rel=1e-10)
+    assert RobustShrinkage().fit(correlated).state_.kept == 449
+
+
+def test_the_intensity_is_that_of_ledoit_and_wolf():
+    """Where the comedian is put in place of the covariance and the mean of the median, nothing but Ledoit-Wolf is left."""
+    rows = np.random.default_rng(0).normal(size=(200, 6)) @ np.diag([1, 2, 3, 1, 2, 3])
+    centred = rows - rows.mean(axis=0)
+    phi = RobustShrinkage(intensity="fourth_moment")._phi(centred, centred.T @ centred / 200, np.random.default_rng(0))
+    scatter = centred.T @ centred / 200
+    gap = np.square(scatter - np.trace(scatter) / 6 * np.eye(6)).sum()
+    assert phi / 200 / gap == pytest.approx(ledoit_wolf_shrinkage(rows), rel=1e-10)
+
+
+def test_threads_change_nothing(monkeypatch):
+    """One thread and four give the same state bit for bit."""
+    monkeypatch.setattr(medians, "BLOCK_NUMBERS", 3000)
+    rows = np.random.default_rng(0).normal(size=(501, 12))
+    states = [RobustShrinkage(threads=threads).fit(rows).state_ for threads in (1, 4)]
+    np.testing.assert_array_equal(states[0].norm.whiten, states[1].norm.whiten)
+
+
+@pytest.mark.parametrize(("n", "width"), [(30, 50), (50, 200)])
+@pytest.mark.parametrize("preset", ["default", "port", "l1_median"])
+def test_fewer_rows_than_columns(preset, n, width):
+    """The scatter is positive definite, and three planted rows of thirty or fifty rank on top."""
+    rows = np.random.default_rng(n).normal(size=(n, width))
+    rows[:3] += 5
+    detector = RobustShrinkage.preset(preset).fit(rows)
+    assert detector.state_.norm.rank == width
+    assert set(np.argsort(detector.scores(rows))[-3:]) == {0, 1, 2}
+
+
+@given(
+    arrays(float, st.tuples(st.integers(4, 12), st.integers(1, 8)), elements=st.floats(-5, 5, width=16)),
+    st.sampled_from(["special", "raw"]),
+)
+def test_the_scatter_is_always_positive_definite(rows, scaling):
+    """Before reweighting no eigenvalue of the scatter is below a thousandth of their mean, for rows of any shape."""
+    rows = rows + np.random.default_rng(0).normal(size=rows.shape) * 1e-3
+    scatter, _ = RobustShrinkage(scaling=scaling)._scatter(rows, np.median(rows, axis=0))
+    values = np.linalg.eigvalsh(scatter)
+    assert values[0] >= 0.999e-3 * values.mean() > 0
+
+
+def test_units_of_columns_do_not_matter(correlated):
+    """With standardize the scores do not depend on the columns' units; without, they do."""
+    scaled = correlated * [1e-3, 1, 1e5] + [5, 0, -1e3]
+    np.testing.assert_allclose(
+        RobustShrinkage().fit(scaled).scores(scaled), RobustShrinkage().fit(correlated).scores(correlated), rtol=1e-8
+    )
+    plain = RobustShrinkage.preset("l1_median")
+    assert not np.allclose(plain.fit(scaled).scores(scaled), plain.fit(correlated).scores(correlated), rtol=0.1)
+
+
+@pytest.mark.parametrize(("correlation", "factor"), [(0.0, 0.3), (0.5, 0.8), (0.95, 1.1)])
+def test_the_error_of_a_comedian_of_drawn_rows_is_as_stated(correlation, factor):
+    """Over seeds, entries on 400 of 20 000 normal rows differ from the exact ones by the documented standard error."""
+    rows = np.random.default_rng(0).normal(size=(20_000, 4)) @ np.linalg.cholesky((1 - correlation) * np.eye(4) + correlation).T
+    exact, detector, diagonal = comedian(rows), RobustShrinkage(comedian_rows=400), np.eye(4, dtype=bool)
+    exact[diagonal] *= CONSISTENCY
+    gaps = [detector._scaled(comedian(np.random.default_rng(seed).choice(rows, 400, replace=False))) - exact for seed in range(200)]
+    error = np.sqrt(np.square(gaps).mean(axis=0) * 400)
+    assert error[~diagonal].mean() == pytest.approx(factor, rel=0.15)
+    assert error[diagonal].mean() == pytest.approx(2.33, rel=0.15)
+
+
+def test_drawn_rows_depend_on_the_seed_alone(correlated):
+    """The same seed gives the same state; fewer drawn rows come near the exact scores; more rows than there are change nothing."""
+    exact, one, same, other = (
+        RobustShrinkage(comedian_rows=rows, random_state=seed).fit(correlated).scores(correlated)
+        for rows, seed in ((None, 0), (250, 1), (250, 1), (250, 2))
+    )
+    np.testing.assert_array_equal(one, same)
+    assert not np.array_equal(one, other)
+    np.testing.assert_allclose(one, exact, rtol=0.2, atol=0.5)
+    np.testing.assert_array_equal(RobustShrinkage(comedian_rows=500).fit(correlated).scores(correlated), exact)
+
+
+def test_constant_and_half_tied_columns(correlated):
+    """A constant column changes no score until it varies; one tied in most rows takes its standard deviation; a far row stays far."""
+    constant = np.hstack([correlated, np.full((500, 1), 7.0)])
+    detector = RobustShrinkage().fit(constant)
+    np.testing.assert_allclose(detector.scores(constant), RobustShrinkage().fit(correlated).scores(correlated), rtol=1e-8)
+    assert detector.scores(constant[:1] + np.eye(4)[3])[0] > detector.scores(constant).max()
+    tied = np.hstack([correlated, (np.arange(500) % 5 == 0)[:, None] * 1e4])
+    for preset in RobustShrinkage.PRESETS:
+        scores = RobustShrinkage.preset(preset).fit(tied).scores(tied)
+        assert np.isfinite(scores).all()
+    scores = RobustShrinkage().fit(tied).scores(tied)
+    assert scores[475:].min() > np.median(scores[:475])
+
+
+def test_rows_that_are_mostly_one_row_are_refused():
+    """Where most values tie in every column the comedian is zero, and the error names a detector that can do it."""
+    rows = np.zeros((50, 3))
+    rows[:20] = np.random.default_rng(0).normal(size=(20, 3))
+    with pytest.raises(ValueError, match=r"more than half of the values tie in every column.*use gaussian"):
+        RobustShrinkage().fit(rows)
