@@ -32,6 +32,7 @@ from service.store import Store
 from service.terminal import err, out, print_json, print_scores, progress, refusals, say
 from service.versions import DEFAULT_ALIAS, Routing, load, publish
 from service.versions import promote as promote_version
+from service.versions import rollback as rollback_alias
 
 app = typer.Typer(name="farfield", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=__doc__)
 
@@ -237,8 +238,10 @@ def rollback(
     store: StoreOption = None,
 ) -> None:
     """Point an alias back at where it was before its last move."""
-    with refusals(), Store.open(_settings(store=store).store) as opened:
-        left, reached = opened.rollback(checked_name(name), checked_alias(alias))
+    with refusals():
+        settings = _settings(store=store)
+        with Store.open(settings.store) as opened:
+            left, reached = rollback_alias(opened, settings, checked_name(name), checked_alias(alias))
         say(f"{name}@{alias} is back at version {reached}, before {left}")
 
 

@@ -35,6 +35,7 @@ from service.schemas import (
 from service.settings import Settings
 from service.store import Store
 from service.versions import Loaded, Reference, Routing, Versions, promote
+from service.versions import rollback as rollback_alias
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +179,8 @@ def delete_alias(name: Name, alias: Alias, parts: Parts) -> None:
     "/detectors/{name}/aliases/{alias}:rollback", tags=["aliases"], summary="Undo the last move", responses={**PROBLEMS, **CONFLICT}
 )
 def rollback(name: Name, alias: Alias, parts: Parts) -> AliasResponse:
-    left, reached = parts.store.rollback(name, alias)
+    """The version to go back to is loaded and checked first; a second rollback goes one move further back."""
+    left, reached = rollback_alias(parts.store, parts.settings, name, alias)
     parts.versions.refresh(name)
     return AliasResponse(detector=name, alias=alias, version=reached, previous=left)
 

@@ -235,6 +235,19 @@ def promote(store: Store, settings: Settings, name: str, alias: str, number: int
     return store.move_alias(name, alias, number, expected=expected)
 
 
+def rollback(store: Store, settings: Settings, name: str, alias: str) -> tuple[int, int]:
+    """Point ``alias`` back at where it was before its last move, after a check that this can serve; return both versions.
+
+    Raises UnknownAlias, NothingToRollBack or VersionRefused.
+    """
+    numbers, current = store.numbers(name), store.aliases(name).get(alias)
+    for entry in store.history(name, alias):
+        if entry["version"] != current and entry["version"] in numbers:
+            load(store, name, entry["version"], settings)
+            break
+    return store.rollback(name, alias)
+
+
 def load(store: Store, name: str, number: int, settings: Settings) -> Loaded:
     """A version from the store, checked bit by bit and by its golden rows. Raises VersionRefused."""
     manifest = store.manifest(name, number)

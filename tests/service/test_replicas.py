@@ -250,3 +250,15 @@ def test_a_new_detector_is_loaded_before_anybody_asks(redis_server: RedisServer,
     with Store.open(redis_server.url) as store:
         publish_fitted(store, "new", DETECTORS[0])
     eventually(lambda: readiness(service)[1]["loaded"] == 1, "the new detector is loaded")
+
+
+def test_a_rollback_to_a_damaged_version_changes_nothing(
+    replicas: list[ServiceProcess], persistent_redis: RedisServer, detector: str, store: Store
+) -> None:
+    """The alias goes back to nothing that could not serve."""
+    assert promote(replicas[0], detector, 2).status_code == 200
+    damage(store, persistent_redis, detector, 1)
+    refusal = rollback(replicas[0], detector)
+    assert (refusal.status_code, refusal.json()["type"]) == (503, "urn:farfield:problem:version-refused")
+    assert store.aliases(detector)["champion"] == 2
+    assert served(replicas[0], detector) == 2
