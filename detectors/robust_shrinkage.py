@@ -86,7 +86,7 @@ class RobustShrinkage(Detector[RobustShrinkageState]):
     Not affine equivariant: with ``standardize`` the scores do not depend on the units of the columns, and no more than
     that is claimed. Positive definite for any number of rows; with fewer rows than columns the intensity comes near 1
     and the score near a scaled Euclidean distance (``state_.scatter_intensity`` tells).
-    Fit: :math:`n d^2/2` selections (about 15 ns each on one core), in blocks of 32 MiB per thread; score: :math:`2d^2` per row.
+    Fit: :math:`n d^2/2` selections, in blocks of 32 MiB per thread; score: :math:`2d^2` per row.
 
     Examples
     --------

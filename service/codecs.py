@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 from typing import Any
 
@@ -25,11 +26,18 @@ def parse_json(body: bytes) -> tuple[Any, dict[str, Any]]:
     try:
         data = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        hint = "; JSON has no NaN and no Infinity" if b"NaN" in body or b"Infinity" in body else ""
-        raise InvalidInput(f"the body is not JSON: {error}{hint}", "#") from None
+        data = _with_numbers_beyond_json(body, error)
     if not isinstance(data, dict) or "rows" not in data:
         raise InvalidInput('the body must be an object with a member "rows": {"rows": [[0.1, 0.2], [0.3, 0.4]]}', "#/rows")
     return data.pop("rows"), data
+
+
+def _with_numbers_beyond_json(body: bytes, error: orjson.JSONDecodeError) -> Any:
+    """A body that fails as JSON for its NaN, Infinity or 1e999 alone: read, so that the row and feature can be named."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        raise InvalidInput(f"the body is not JSON: {error}", "#") from None
 
 
 def rows_of_json(rows: Any, settings: Settings) -> Batch:
