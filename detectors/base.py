@@ -10,7 +10,8 @@ scikit-learn's opposite sign exists in this module and nowhere else.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
+from collections.abc import Callable
+from typing import Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,6 +22,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from detectors.arrays import Attributions, Rows, Scores
 
 LARGEST = np.finfo(np.float64).max
+LEFT_OUT_NUMBERS = 2**21  # of rows with a feature left out, scored at a time
 SMALLEST_LEARNED = 1e-70  # below, sums of fourth powers are lost to underflow
 LARGEST_LEARNED = 1e70  # sums of fourth powers over any number of rows that memory holds stay finite
 
@@ -41,6 +43,7 @@ class Detector(OutlierMixin, BaseEstimator, ABC, Generic[StateT]):  # type: igno
 
     State: ClassVar[type]  # the frozen dataclass that ``learn`` returns
     VARIANTS: ClassVar[tuple[dict[str, Any], ...]] = ({},)  # parameters under which the contract is checked
+    ATTRIBUTION: ClassVar[Literal["additive", "leave_one_out"]] = "leave_one_out"  # what ``attributions`` are
     _parameter_constraints: ClassVar[dict[str, Any]] = {}  # legal values, in scikit-learn's notation
     contamination: float
     state_: StateT
@@ -54,8 +57,24 @@ class Detector(OutlierMixin, BaseEstimator, ABC, Generic[StateT]):  # type: igno
         """Score (n,) of each of ``rows`` (n, d) under ``state``; each row is scored alone."""
 
     def attribute(self, state: StateT, rows: Rows) -> Attributions:
-        """Share (n, d) of each feature in the score of each row; shares add up to the score."""
+        """Share (n, d) of each feature in the score of each row, shares that add up to the score where ATTRIBUTION is "additive".
+
+        Here: by leaving one feature out, that is, how far the score falls when the feature takes the value of ``baseline``.
+        Cost: d scores per row.
+        """
+        return leave_one_out(lambda changed: self.anomaly_scores(state, changed), rows, self.baseline(state, rows))
+
+    def baseline(self, state: StateT, rows: Rows) -> Rows:
+        """Normal values (n, d) for the features of each row, for attribution by leaving one out."""
         raise NotImplementedError(f"{type(self).__name__} gives no attribution")
+
+    def chi_square_degrees(self, state: StateT) -> int | None:
+        """Degrees of freedom of the chi-square distribution of normal scores under the detector's own model; None without one."""
+        return None
+
+    def off_span(self, scores: Scores) -> NDArray[np.bool_]:
+        """Which of ``scores`` (n,) are of rows that left the directions in which normal rows vary; none where no score tells."""
+        return np.zeros(len(scores), dtype=np.bool_)
 
     def fit(self, X: ArrayLike, y: Any = None) -> Self:
         """Learn the state of normal rows ``X`` (n, d); ``y`` is ignored.
@@ -75,9 +94,9 @@ class Detector(OutlierMixin, BaseEstimator, ABC, Generic[StateT]):  # type: igno
         return self._scored(self._validated(X, reset=False))
 
     def attributions(self, X: ArrayLike) -> Attributions:
-        """Share (n, d) of each feature in the score of each row of ``X`` (n, d), always finite.
+        """Share (n, d) of each feature in the score of each row of ``X`` (n, d), always finite; see ``ATTRIBUTION``.
 
-        Shares add up to the score unless it is too large for float64.
+        Additive shares add up to the score unless it is too large for float64.
         """
         check_is_fitted(self, "state_")
         rows = self._validated(X, reset=False)
@@ -183,6 +202,24 @@ class AdditiveDetector(Detector[StateT], Generic[StateT, StatisticsT]):
         if hasattr(self, "offset_"):
             del self.offset_  # it was a quantile over rows that are no longer all the rows
         return self
+
+
+def leave_one_out(score: Callable[[Rows], Scores], rows: Rows, baseline: Rows) -> Attributions:
+    """How far the score of each of ``rows`` (n, d) falls when each of its features in turn takes its value in ``baseline`` (n, d).
+
+    >>> leave_one_out(lambda rows: np.square(rows).sum(axis=1), np.array([[3.0, 1.0]]), np.zeros((1, 2)))
+    array([[9., 1.]])
+    """
+    n, width = rows.shape
+    whole, shares = score(rows), np.empty((n, width))
+    step = max(1, LEFT_OUT_NUMBERS // width)
+    cells = np.arange(n * width)
+    for start in range(0, len(cells), step):
+        row, column = np.divmod(cells[start : start + step], width)
+        changed = rows[row]
+        changed[np.arange(len(row)), column] = baseline[row, column]
+        shares[row, column] = whole[row] - score(changed)
+    return shares
 
 
 def _not_finite(X: ArrayLike) -> str:

@@ -109,6 +109,7 @@ class Gaussian(AdditiveDetector[GaussianState, GaussianStatistics]):
         {"reduce": "npca", "kept_variance": 0.5, "covariance": "oas"},
         {"levels": (2, 2), "normalize": True, "reduce": "npca", "covariance": "empirical"},
     )
+    ATTRIBUTION = "additive"
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "covariance": [StrOptions(set(ESTIMATORS))],
         "levels": ["array-like", None],

@@ -121,6 +121,7 @@ class RobustShrinkage(Detector[RobustShrinkageState]):
         dict(PRESETS["port"]),
         dict(PRESETS["l1_median_shrunk"]),
     )
+    ATTRIBUTION = "additive"
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "location": [StrOptions({"l1_median", "coordinate_median", "l1_medoid"})],
         "shrink_location": ["boolean"],

@@ -142,6 +142,8 @@ def _start(folder: Path, socket: Path, log_file: Path) -> None:
         "--unixsocketperm": "700",
         "--dir": str(folder),
         "--appendonly": "yes",
+        # "everysec" answers before it writes while an earlier fsync is slow, so that a kill loses what was acknowledged.
+        "--appendfsync": "always",
         "--save": "",
         "--logfile": str(log_file),
         "--daemonize": "yes",  # nobody's child: Ctrl-C in the terminal of a member does not reach it
