@@ -56,6 +56,10 @@ class Detector(OutlierMixin, BaseEstimator, ABC, Generic[StateT]):  # type: igno
     def anomaly_scores(self, state: StateT, rows: Rows) -> Scores:
         """Score (n,) of each of ``rows`` (n, d) under ``state``; each row is scored alone."""
 
+    def training_scores(self, state: StateT, rows: Rows) -> Scores:
+        """Scores (n,) of the fitted ``rows``, as if each had not been fitted where that can be had; here their plain scores."""
+        return self.anomaly_scores(state, rows)
+
     def attribute(self, state: StateT, rows: Rows) -> Attributions:
         """Share (n, d) of each feature in the score of each row, shares that add up to the score where ATTRIBUTION is "additive".
 
@@ -85,13 +89,13 @@ class Detector(OutlierMixin, BaseEstimator, ABC, Generic[StateT]):  # type: igno
         self._validate_params()
         rows = self._learnable(X, reset=True, ensure_min_samples=2)
         self.state_ = self.learn(rows)
-        self.offset_ = -np.quantile(self._scored(rows), 1 - self.contamination)
+        self.offset_ = -np.quantile(self._finite(self.training_scores, rows), 1 - self.contamination)
         return self
 
     def scores(self, X: ArrayLike) -> Scores:
         """Score (n,) of each row of ``X`` (n, d), higher = more anomalous, always finite."""
         check_is_fitted(self, "state_")
-        return self._scored(self._validated(X, reset=False))
+        return self._finite(self.anomaly_scores, self._validated(X, reset=False))
 
     def attributions(self, X: ArrayLike) -> Attributions:
         """Share (n, d) of each feature in the score of each row of ``X`` (n, d), always finite; see ``ATTRIBUTION``.
@@ -127,10 +131,10 @@ class Detector(OutlierMixin, BaseEstimator, ABC, Generic[StateT]):  # type: igno
         """The parameters as JSON has them: tuples and arrays are lists, numpy's numbers are numbers."""
         return {name: _plain(value) for name, value in self.get_params(deep=False).items()}
 
-    def _scored(self, rows: Rows) -> Scores:
+    def _finite(self, score: Callable[[StateT, Rows], Scores], rows: Rows) -> Scores:
         """Scores of validated rows; one too large for float64 becomes the largest float64."""
         with np.errstate(over="ignore", invalid="ignore"):
-            scores = self.anomaly_scores(self.state_, rows)
+            scores = score(self.state_, rows)
         return np.where(np.isfinite(scores), scores, LARGEST)
 
     def _learnable(self, X: ArrayLike, *, reset: bool, ensure_min_samples: int = 1) -> Rows:

@@ -157,9 +157,9 @@ class Saturating(Gaussian):
 class Overflowing(Gaussian):
     """Lets infinity out."""
 
-    def _scored(self, rows):
+    def _finite(self, score, rows):
         with np.errstate(over="ignore", invalid="ignore"):
-            return self.anomaly_scores(self.state_, rows)
+            return score(self.state_, rows)
 
 
 class Forgiving(Gaussian):
