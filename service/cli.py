@@ -26,7 +26,7 @@ from service import __version__, demo, doctor, engine, errors, serving, sources
 from service.evaluation import evaluate as evaluate_recipe
 from service.manifest import Source
 from service.names import checked_alias, checked_name, parsed_reference
-from service.routes import answer
+from service.scoring import answer
 from service.settings import Settings
 from service.store import Store
 from service.terminal import err, out, print_json, print_scores, progress, refusals, say
