@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import tomllib
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -30,7 +31,7 @@ from service.scoring import answer
 from service.settings import Settings
 from service.store import Store
 from service.terminal import err, out, print_json, print_scores, progress, refusals, say
-from service.versions import DEFAULT_ALIAS, Routing, load, publish
+from service.versions import DEFAULT_ALIAS, load, publish, routes
 from service.versions import promote as promote_version
 from service.versions import rollback as rollback_alias
 
@@ -114,8 +115,8 @@ def score(
             raise errors.InvalidInput(f"--output must end in .csv, .parquet or .npz, not {output.suffix!r}")
         name, wanted = parsed_reference(reference)
         with Store.open(settings.store) as opened:
-            number = Routing(opened.aliases(name), opened.numbers(name)).number(name, wanted)
-            loaded = load(opened, name, number, settings)
+            number = routes(opened, [name])[name].number(name, wanted)
+            loaded = load(opened, settings, name, number)
         found = sources.aligned(sources.read(data), loaded.fitted.feature_names)
         verdicts = engine.score(loaded.fitted, found.batch, alpha=alpha, fdr=fdr, attribute=attribute > 0, max_pixels=settings.max_pixels)
         content = answer(loaded, verdicts, attribute)
@@ -171,19 +172,19 @@ def evaluate(
 def detectors(as_json: JsonOption = False, store: StoreOption = None) -> None:
     """List the detectors in the store."""
     with refusals(), Store.open(_settings(store=store).store) as opened:
-        found: list[dict[str, Any]] = []
-        for name in opened.names():
-            routing = Routing(opened.aliases(name), opened.numbers(name))
-            found.append(
-                {"name": name, "versions": routing.numbers, "aliases": routing.aliases, "default_version": routing.number(name, None)}
-            )
+        found = routes(opened, opened.names())
         if as_json:
-            print_json(found)
+            print_json(
+                [
+                    {"name": name, "versions": routing.numbers, "aliases": routing.aliases, "default_version": routing.number(name, None)}
+                    for name, routing in found.items()
+                ]
+            )
             return
         table = Table("detector", "versions", "aliases", "default")
-        for item in found:
-            aliases = ", ".join(f"{alias} -> {number}" for alias, number in item["aliases"].items())
-            table.add_row(item["name"], ", ".join(map(str, item["versions"])), aliases, str(item["default_version"]))
+        for name, routing in found.items():
+            aliases = ", ".join(f"{alias} -> {number}" for alias, number in routing.aliases.items())
+            table.add_row(name, ", ".join(map(str, routing.numbers)), aliases, str(routing.number(name, None)))
         out.print(table if found else "no detectors yet: farfield fit NAME --data FILE", soft_wrap=not found)
 
 
@@ -227,7 +228,7 @@ def promote(
         if not isinstance(number, int):
             raise errors.InvalidInput(f"{reference!r} names no version: write NAME:NUMBER")
         with Store.open(settings.store) as opened:
-            before = promote_version(opened, settings, name, checked_alias(alias), number, expected=expected)
+            before = promote_version(opened, name, checked_alias(alias), number, partial(load, opened, settings), expected=expected)
         say(f"{name}@{alias} is now version {number}, before {before or 'not set'}")
 
 
@@ -241,7 +242,7 @@ def rollback(
     with refusals():
         settings = _settings(store=store)
         with Store.open(settings.store) as opened:
-            left, reached = rollback_alias(opened, settings, checked_name(name), checked_alias(alias))
+            left, reached = rollback_alias(opened, checked_name(name), checked_alias(alias), partial(load, opened, settings))
         say(f"{name}@{alias} is back at version {reached}, before {left}")
 
 
@@ -326,6 +327,8 @@ def _extractor(
         return None
     parsed = [Tap.parse(tap) for tap in taps or []]
     if extractor is None or extractor in BUNDLED:
+        if pixels or preprocessing:
+            raise errors.InvalidInput("--pixels and --preprocessing belong to a network of your own: a bundled one knows its preprocessing")
         onnx_file, declared, default_taps = bundled(extractor or next(iter(BUNDLED)))
         return Extractor(onnx_file, preprocessing=declared, taps=parsed or default_taps, **_device(settings))
     path = Path(extractor)

@@ -104,7 +104,7 @@ def _versions(store: Store, settings: Settings) -> Iterator[Finding]:
         numbers, refused = store.numbers(name), []
         for number in numbers:
             try:
-                load(store, name, number, settings)
+                load(store, settings, name, number)
             except errors.VersionRefused as error:
                 refused.append(str(error))
         if refused:

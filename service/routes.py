@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
-from service import errors
 from service.gate import Gate
 from service.manifest import Manifest
 from service.metrics import Metrics
@@ -30,8 +28,7 @@ from service.schemas import (
 from service.scoring import judge, read_payload
 from service.settings import Settings
 from service.store import Store
-from service.versions import Reference, Routing, Versions, promote
-from service.versions import rollback as rollback_alias
+from service.versions import Reference, Routing, Versions, routes
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,16 +110,13 @@ async def score_by_version(name: Name, number: Number, request: Request, parts: 
 
 @router.get("/detectors", tags=["versions"], summary="All detectors", responses={503: PROBLEMS[503]})
 def list_detectors(parts: Parts) -> DetectorList:
-    summaries = []
-    for name in parts.store.names():
-        with suppress(errors.UnknownDetector):  # deleted since
-            summaries.append(_summary(parts.store, name))
-    return DetectorList(detectors=summaries)
+    found = routes(parts.store, sorted(parts.store.known()))
+    return DetectorList(detectors=[_summary(name, routing) for name, routing in found.items() if routing.numbers])
 
 
 @router.get("/detectors/{name}", tags=["versions"], summary="One detector", responses=PROBLEMS)
 def get_detector(name: Name, parts: Parts) -> DetectorSummary:
-    return _summary(parts.store, name)
+    return _summary(name, routes(parts.store, [name])[name])
 
 
 @router.get("/detectors/{name}/versions", tags=["versions"], summary="All versions of a detector", responses=PROBLEMS)
@@ -154,14 +148,13 @@ def delete_version(name: Name, number: Number, parts: Parts) -> None:
 @router.put("/detectors/{name}/aliases/{alias}", tags=["aliases"], summary="Move an alias", responses={**PROBLEMS, **CONFLICT})
 def put_alias(name: Name, alias: Alias, body: AliasRequest, parts: Parts) -> AliasResponse:
     """The version is loaded and checked first; one that is damaged is never promoted."""
-    previous = promote(parts.store, parts.settings, name, checked_alias(alias), body.version, expected=body.expected)
-    parts.versions.refresh(name)
+    previous = parts.versions.promote(name, checked_alias(alias), body.version, expected=body.expected)
     return AliasResponse(detector=name, alias=alias, version=body.version, previous=previous)
 
 
 @router.get("/detectors/{name}/aliases/{alias}", tags=["aliases"], summary="Where an alias is and was", responses=PROBLEMS)
 def get_alias(name: Name, alias: Alias, parts: Parts) -> AliasHistory:
-    number = Routing(parts.store.aliases(name), parts.store.numbers(name)).number(name, alias)
+    number = routes(parts.store, [name])[name].number(name, alias)
     return AliasHistory(detector=name, alias=alias, version=number, history=parts.store.history(name, alias))
 
 
@@ -176,8 +169,7 @@ def delete_alias(name: Name, alias: Alias, parts: Parts) -> None:
 )
 def rollback(name: Name, alias: Alias, parts: Parts) -> AliasResponse:
     """The version to go back to is loaded and checked first; a second rollback goes one move further back."""
-    left, reached = rollback_alias(parts.store, parts.settings, name, alias)
-    parts.versions.refresh(name)
+    left, reached = parts.versions.rollback(name, alias)
     return AliasResponse(detector=name, alias=alias, version=reached, previous=left)
 
 
@@ -192,8 +184,7 @@ async def _score(parts: Service, name: str, reference: Reference, request: Reque
     return Response(content, media_type="application/json")
 
 
-def _summary(store: Store, name: str) -> DetectorSummary:
-    routing = Routing(store.aliases(name), store.numbers(name))
+def _summary(name: str, routing: Routing) -> DetectorSummary:
     return DetectorSummary(name=name, default_version=routing.number(name, None), versions=routing.numbers, aliases=routing.aliases)
 
 

@@ -21,7 +21,7 @@ import hashlib
 import json
 import re
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -101,25 +101,40 @@ class Store:
 
     def names(self) -> list[str]:
         """Names of all detectors that have a version."""
-        with _reached():
-            return [name for name in sorted(self.known()) if self._client.hlen(_key(name, "versions"))]
+        return [name for name, (_, numbers) in self.routings(sorted(self.known())).items() if numbers]
 
     def known(self) -> set[str]:
         """Names of all detectors, those included whose first version is only being published."""
         with _reached():
             return {name.decode() for name in self._client.smembers("farfield:detectors")}
 
+    def routings(self, names: Iterable[str]) -> dict[str, tuple[dict[str, int], list[int]]]:
+        """Aliases and version numbers, ascending, of each of ``names``, in one round trip; both empty for one that does not exist."""
+        names = list(names)
+        with _reached():
+            asked = self._client.pipeline(transaction=False)
+            for name in names:
+                asked.hgetall(_key(name, "aliases"))
+                asked.hkeys(_key(name, "versions"))
+            found = asked.execute()
+        return {
+            name: (
+                {alias.decode(): int(number) for alias, number in sorted(aliases.items())},
+                sorted(int(number) for number in numbers if number.isdigit()),
+            )
+            for name, aliases, numbers in zip(names, found[::2], found[1::2], strict=True)
+        }
+
     def numbers(self, name: str) -> list[int]:
         """Version numbers of a detector, ascending; empty if it does not exist."""
-        with _reached():
-            return sorted(int(number) for number in self._client.hkeys(_key(name, "versions")) if number.isdigit())
+        return self.routings([name])[name][1]
 
     def manifest(self, name: str, number: int) -> Manifest:
-        """Manifest of a version, checked against its digest. Raises UnknownVersion or VersionRefused."""
+        """Manifest of a version, checked against its digest. Raises UnknownDetector, UnknownVersion or VersionRefused."""
         with _reached():
             stored = self._client.hget(_key(name, "versions"), str(number))
         if stored is None:
-            raise errors.UnknownVersion(name, number)
+            raise self._unknown(name, number)
         digest, _, text = stored.partition(b" ")
         if hashlib.sha256(text).hexdigest().encode() != digest:
             raise errors.VersionRefused(name, number, "its manifest does not match its sha256")
@@ -144,9 +159,8 @@ class Store:
         return whole, damaged
 
     def aliases(self, name: str) -> dict[str, int]:
-        with _reached():
-            found = self._client.hgetall(_key(name, "aliases"))
-        return {alias.decode(): int(number) for alias, number in sorted(found.items())}
+        """Where each alias of a detector points."""
+        return self.routings([name])[name][0]
 
     def history(self, name: str, alias: str) -> list[dict[str, Any]]:
         """Where the alias was before, newest first: ``{"version": n, "until": time}``."""
@@ -203,14 +217,14 @@ class Store:
     def move_alias(self, name: str, alias: str, number: int, *, expected: int | None = None) -> int | None:
         """Point ``alias`` at version ``number``; return where it was. ``expected`` 0 means: not set.
 
-        Raises UnknownVersion, or AliasMoved if it is not at ``expected``.
+        Raises UnknownDetector, UnknownVersion, or AliasMoved if it is not at ``expected``.
         """
         keys = [_key(name, "versions"), _key(name, "aliases"), _key(name, "history", alias), _done_key(name)]
         try:
             before = self._run("move_alias.lua", keys, [alias, number, "" if expected is None else expected, _now(), DONE_SECONDS])
         except _Declined as declined:
             if declined.kind == "NOVERSION":
-                raise errors.UnknownVersion(name, number) from None
+                raise self._unknown(name, number) from None
             raise errors.AliasMoved(name, alias, expected or 0, int(declined.detail) or None) from None
         return int(before) or None
 
@@ -244,6 +258,9 @@ class Store:
         except _Declined:
             using = [alias for alias, at in self.aliases(name).items() if at == number]
             raise errors.VersionInUse(name, number, using) from None
+
+    def _unknown(self, name: str, number: int) -> errors.NotFound:
+        return errors.UnknownVersion(name, number) if self.numbers(name) else errors.UnknownDetector(name)
 
     def _references(self, name: str, number: int) -> list[BlobReference]:
         """The blobs of a version; of one whose manifest is damaged, those that can still be made out."""

@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from service import errors
@@ -125,6 +126,18 @@ class Versions:
         except errors.NotFound:
             self._met.discard(name)  # its first version is still being published
 
+    def promote(self, name: str, alias: str, number: int, *, expected: int | None = None) -> int | None:
+        """As ``promote``; the version that was loaded for the check serves at once."""
+        previous = promote(self._store, name, alias, number, self._load, expected=expected)
+        self.refresh(name)
+        return previous
+
+    def rollback(self, name: str, alias: str) -> tuple[int, int]:
+        """As ``rollback``; the version that was loaded for the check serves at once."""
+        moved = rollback(self._store, name, alias, self._load)
+        self.refresh(name)
+        return moved
+
     def refresh(self, only: str | None = None) -> None:
         """Look up what every reference in use means now, and swap to it once it is loaded.
 
@@ -137,7 +150,7 @@ class Versions:
             with self._lock:
                 keys = self._serving.keys() | {(name, None) for name, _ in self._refused}
                 in_use = [key for key in keys if only in {None, key[0]}]
-            routings = {name: self._route(name) for name in {name for name, _ in in_use}}
+            routings = self._routes({name for name, _ in in_use})
             for name, reference in in_use:
                 self._swap(name, reference, routings[name])
             self._forget_deleted(routings)
@@ -168,9 +181,13 @@ class Versions:
                 self._serving[name, reference] = number
 
     def _route(self, name: str) -> Routing:
-        routing = Routing(self._store.aliases(name), self._store.numbers(name))
-        self._metrics.set_aliases(name, routing.aliases)
-        return routing
+        return self._routes([name])[name]
+
+    def _routes(self, names: Iterable[str]) -> dict[str, Routing]:
+        routings = routes(self._store, names)
+        for name, routing in routings.items():
+            self._metrics.set_aliases(name, routing.aliases)
+        return routings
 
     def _load(self, name: str, number: int) -> Loaded:
         key = (name, number)
@@ -182,7 +199,7 @@ class Versions:
             if refusal and time.monotonic() - refusal.since < REFUSED_SECONDS:
                 raise errors.VersionRefused(name, number, refusal.reason)
             try:
-                loaded = load(self._store, name, number, self._settings)
+                loaded = load(self._store, self._settings, name, number)
             except errors.VersionRefused as refused:
                 with self._lock:
                     self._refused[key] = Refusal(refused.reason, time.monotonic())
@@ -217,6 +234,11 @@ class Versions:
         self._metrics.version_unloaded(name, number)
 
 
+def routes(store: Store, names: Iterable[str]) -> dict[str, Routing]:
+    """What the references of each of ``names`` mean now, asked in one round trip."""
+    return {name: Routing(*found) for name, found in store.routings(names).items()}
+
+
 def publish(store: Store, name: str, fitted: Fitted, source: Source, alias: str | None) -> int:
     """Publish a fitted detector, point ``alias`` at it if given, and return its number."""
     manifest, blobs = pack(fitted, name, source)
@@ -226,29 +248,31 @@ def publish(store: Store, name: str, fitted: Fitted, source: Source, alias: str 
     return number
 
 
-def promote(store: Store, settings: Settings, name: str, alias: str, number: int, *, expected: int | None = None) -> int | None:
-    """Point ``alias`` at version ``number`` after a check that it can serve; return where the alias was.
+def promote(
+    store: Store, name: str, alias: str, number: int, check: Callable[[str, int], object], *, expected: int | None = None
+) -> int | None:
+    """Point ``alias`` at version ``number`` after ``check`` of name and number, which loads it; return where the alias was.
 
-    Raises UnknownVersion, VersionRefused, or AliasMoved if the alias is not at ``expected``.
+    Raises UnknownDetector, UnknownVersion, VersionRefused, or AliasMoved if the alias is not at ``expected``.
     """
-    load(store, name, number, settings)
+    check(name, number)
     return store.move_alias(name, alias, number, expected=expected)
 
 
-def rollback(store: Store, settings: Settings, name: str, alias: str) -> tuple[int, int]:
-    """Point ``alias`` back at where it was before its last move, after a check that this can serve; return both versions.
+def rollback(store: Store, name: str, alias: str, check: Callable[[str, int], object]) -> tuple[int, int]:
+    """Point ``alias`` back at where it was before its last move, after ``check`` of that version; return both versions.
 
     Raises UnknownAlias, NothingToRollBack or VersionRefused.
     """
     numbers, current = store.numbers(name), store.aliases(name).get(alias)
     for entry in store.history(name, alias):
         if entry["version"] != current and entry["version"] in numbers:
-            load(store, name, entry["version"], settings)
+            check(name, entry["version"])
             break
     return store.rollback(name, alias)
 
 
-def load(store: Store, name: str, number: int, settings: Settings) -> Loaded:
+def load(store: Store, settings: Settings, name: str, number: int) -> Loaded:
     """A version from the store, checked bit by bit and by its golden rows. Raises VersionRefused."""
     manifest = store.manifest(name, number)
     try:

@@ -54,6 +54,9 @@ def test_unknown_versions_are_named(store: Store, name: str) -> None:
     """A detector or version that does not exist is a refusal, not an empty answer."""
     assert store.numbers(name) == []
     assert store.aliases(name) == {}
+    with pytest.raises(errors.UnknownDetector, match=f"no detector named '{name}'"):
+        store.manifest(name, 7)
+    publish(store, name, {"state": b"made up"}, note="")
     with pytest.raises(errors.UnknownVersion, match=f"'{name}' has no version 7"):
         store.manifest(name, 7)
 
