@@ -19,7 +19,7 @@ TIMEOUT = 0.5  # as the service has it by default, see Settings.store_timeout
 ACL_RULE = (
     "~farfield:* -@all "
     "+info +eval "
-    "+smembers +sadd +hkeys +hget +hgetall +hlen +lrange +mget "
+    "+smembers +sadd +hkeys +hget +hgetall +lrange +mget "
     "+hdel +hexists +hset +hvals +lpush +lpop +ltrim +get +set +incr +exists +persist +ttl +unlink"
 )
 
