@@ -20,9 +20,10 @@ from sklearn.metrics import roc_auc_score
 
 from models import Extractor, bundled
 from service import engine, errors, serving, sources
+from service.connection import without_password
 from service.manifest import Source
 from service.settings import Settings
-from service.store import Store, without_password
+from service.store import Store
 from service.versions import DEFAULT_ALIAS, publish
 
 NAME = "demo"

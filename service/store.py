@@ -21,59 +21,38 @@ import hashlib
 import json
 import re
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from importlib.resources import files
-from pathlib import Path
 from typing import Any, Self
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
-
-import redis
-from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
-from redis.retry import Retry
 
 from service import errors
-from service.embedded import EmbeddedServer
+from service.connection import Connection, Declined, reached
 from service.manifest import BlobReference, Manifest, ManifestError
 
 CHUNK_BYTES = 2**20
 CHUNKS_PER_READ = 16
 ORPHAN_SECONDS = 3600  # time to live of chunks that no version refers to yet
 DONE_SECONDS = 3600
-RETRIES = 3
-RETRIED = (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError, redis.ReadOnlyError)
-
-_LUA = {path.name: path.read_text() for path in files("service").joinpath("lua").iterdir()}
-
 _REFERENCE = re.compile(rb'\{"chunk_bytes":[1-9]\d{0,9},"sha256":"[0-9a-f]{64}","size":\d{1,12}\}')  # in a canonical manifest
 
 
 class Store:
     """All state of farfield. Every method raises StoreUnavailable when the server cannot be reached."""
 
-    def __init__(self, client: Any, *, server: EmbeddedServer | None = None, orphan_seconds: int = ORPHAN_SECONDS) -> None:
-        self._client = client
-        self._server = server
+    def __init__(self, connection: Connection, *, orphan_seconds: int = ORPHAN_SECONDS) -> None:
+        self.connection = connection
         self._orphan_seconds = orphan_seconds
 
     @classmethod
     def open(cls, url: str, *, timeout: float = 5.0, orphan_seconds: int = ORPHAN_SECONDS) -> Self:
         """The store at ``url``, a setting of the form that ``Settings.store`` describes.
 
-        ``timeout`` is the time in seconds for each call and each of its retries. Nothing is connected yet but an embedded
-        server, which is started or joined, and a cluster, which is asked for its nodes.
+        ``timeout`` is the time in seconds for each call and each of its retries.
         """
-        server = None
-        if url.startswith("embedded:"):
-            server = EmbeddedServer.join(Path(url.removeprefix("embedded:")))
-            url = f"unix://{quote(str(server.socket))}"
-        return cls(connect(url, timeout), server=server, orphan_seconds=orphan_seconds)
+        return cls(Connection.open(url, timeout), orphan_seconds=orphan_seconds)
 
     def close(self) -> None:
-        self._client.close()
-        if self._server:
-            self._server.leave()
+        self.connection.close()
 
     def __enter__(self) -> Self:
         return self
@@ -83,19 +62,7 @@ class Store:
 
     def ping(self) -> str:
         """Name and version of the server; starts an embedded one again that has died."""
-        with _reached():
-            try:
-                info = self._client.info("server")
-            except redis.ConnectionError:
-                if self._server is None:
-                    raise
-                self._server.ensure_running()
-                info = self._client.info("server")
-        if "redis_version" not in info:  # a cluster answers once per node
-            info = next(iter(info.values()))
-        if "valkey_version" in info:
-            return f"Valkey {info['valkey_version']}"
-        return f"Redis {info['redis_version']}"
+        return self.connection.ping()
 
     # Reading
 
@@ -105,14 +72,14 @@ class Store:
 
     def known(self) -> set[str]:
         """Names of all detectors, those included whose first version is only being published."""
-        with _reached():
-            return {name.decode() for name in self._client.smembers("farfield:detectors")}
+        with reached():
+            return {name.decode() for name in self.connection.client.smembers("farfield:detectors")}
 
     def routings(self, names: Iterable[str]) -> dict[str, tuple[dict[str, int], list[int]]]:
         """Aliases and version numbers, ascending, of each of ``names``, in one round trip; both empty for one that does not exist."""
         names = list(names)
-        with _reached():
-            asked = self._client.pipeline(transaction=False)
+        with reached():
+            asked = self.connection.client.pipeline(transaction=False)
             for name in names:
                 asked.hgetall(_key(name, "aliases"))
                 asked.hkeys(_key(name, "versions"))
@@ -131,8 +98,8 @@ class Store:
 
     def manifest(self, name: str, number: int) -> Manifest:
         """Manifest of a version, checked against its digest. Raises UnknownDetector, UnknownVersion or VersionRefused."""
-        with _reached():
-            stored = self._client.hget(_key(name, "versions"), str(number))
+        with reached():
+            stored = self.connection.client.hget(_key(name, "versions"), str(number))
         if stored is None:
             raise self._unknown(name, number)
         digest, _, text = stored.partition(b" ")
@@ -164,17 +131,17 @@ class Store:
 
     def history(self, name: str, alias: str) -> list[dict[str, Any]]:
         """Where the alias was before, newest first: ``{"version": n, "until": time}``."""
-        with _reached():
-            entries = [json.loads(entry) for entry in self._client.lrange(_key(name, "history", alias), 0, -1)]
+        with reached():
+            entries = [json.loads(entry) for entry in self.connection.client.lrange(_key(name, "history", alias), 0, -1)]
         return [{"version": entry["version"], "until": entry["until_"]} for entry in entries]
 
     def blob(self, name: str, number: int, reference: BlobReference) -> bytes:
         """Bytes of a blob of a version, checked against their sha256. Raises VersionRefused if they are damaged."""
         keys = _chunk_keys(name, reference)
         chunks: list[bytes | None] = []
-        with _reached():
+        with reached():
             for start in range(0, len(keys), CHUNKS_PER_READ):
-                chunks += self._client.mget(keys[start : start + CHUNKS_PER_READ])
+                chunks += self.connection.client.mget(keys[start : start + CHUNKS_PER_READ])
         if any(chunk is None for chunk in chunks):
             raise errors.VersionRefused(name, number, f"a chunk of blob {reference.sha256[:12]} is missing")
         data = b"".join(chunk for chunk in chunks if chunk is not None)
@@ -196,19 +163,19 @@ class Store:
             data = blobs[blob_name]
             for index, key in enumerate(_chunk_keys(name, reference)):
                 chunk = data[index * reference.chunk_bytes : (index + 1) * reference.chunk_bytes]
-                self._run("put_chunk.lua", [key], [chunk, self._orphan_seconds])
+                self.connection.run("put_chunk.lua", [key], [chunk, self._orphan_seconds])
                 total += len(chunk)
                 if written:
                     written(total)
                 keys.append(key)
         text = manifest.canonical()
-        with _reached():
-            self._client.sadd("farfield:detectors", name)
+        with reached():
+            self.connection.client.sadd("farfield:detectors", name)
         fixed = [_key(name, "versions"), _key(name, "last"), _done_key(name)]
         stored = hashlib.sha256(text).hexdigest().encode() + b" " + text
         try:
-            return int(self._run("publish.lua", [*fixed, *keys], [stored, DONE_SECONDS]))
-        except _Declined as declined:
+            return int(self.connection.run("publish.lua", [*fixed, *keys], [stored, DONE_SECONDS]))
+        except Declined as declined:
             raise errors.StoreUnavailable(
                 f"{declined} is gone again, because publishing took more than {self._orphan_seconds} s "
                 "or the version that it was shared with was deleted meanwhile: try again"
@@ -221,8 +188,10 @@ class Store:
         """
         keys = [_key(name, "versions"), _key(name, "aliases"), _key(name, "history", alias), _done_key(name)]
         try:
-            before = self._run("move_alias.lua", keys, [alias, number, "" if expected is None else expected, _now(), DONE_SECONDS])
-        except _Declined as declined:
+            before = self.connection.run(
+                "move_alias.lua", keys, [alias, number, "" if expected is None else expected, _now(), DONE_SECONDS]
+            )
+        except Declined as declined:
             if declined.kind == "NOVERSION":
                 raise self._unknown(name, number) from None
             raise errors.AliasMoved(name, alias, expected or 0, int(declined.detail) or None) from None
@@ -235,8 +204,8 @@ class Store:
         """
         keys = [_key(name, "versions"), _key(name, "aliases"), _key(name, "history", alias), _done_key(name)]
         try:
-            left, reached = self._run("rollback.lua", keys, [alias, DONE_SECONDS])
-        except _Declined as declined:
+            left, reached = self.connection.run("rollback.lua", keys, [alias, DONE_SECONDS])
+        except Declined as declined:
             if declined.kind == "NOALIAS":
                 raise errors.UnknownAlias(name, alias) from None
             raise errors.NothingToRollBack(name, alias) from None
@@ -245,7 +214,7 @@ class Store:
     def delete_alias(self, name: str, alias: str) -> None:
         """Remove an alias, and where it was before. Raises UnknownAlias."""
         keys = [_key(name, "aliases"), _key(name, "history", alias), _done_key(name)]
-        if not self._run("delete_alias.lua", keys, [alias, DONE_SECONDS]):
+        if not self.connection.run("delete_alias.lua", keys, [alias, DONE_SECONDS]):
             raise errors.UnknownAlias(name, alias)
 
     def delete_version(self, name: str, number: int) -> None:
@@ -254,8 +223,8 @@ class Store:
         chunks = [(key, reference.sha256) for reference in references for key in _chunk_keys(name, reference)]
         keys = [_key(name, "versions"), _key(name, "aliases"), *(key for key, _ in chunks)]
         try:
-            self._run("delete_version.lua", keys, [number, *(sha256 for _, sha256 in chunks)])
-        except _Declined:
+            self.connection.run("delete_version.lua", keys, [number, *(sha256 for _, sha256 in chunks)])
+        except Declined:
             using = [alias for alias, at in self.aliases(name).items() if at == number]
             raise errors.VersionInUse(name, number, using) from None
 
@@ -267,76 +236,9 @@ class Store:
         try:
             return list(self.manifest(name, number).blobs.values())
         except errors.VersionRefused:
-            with _reached():
-                text = self._client.hget(_key(name, "versions"), str(number)) or b""
+            with reached():
+                text = self.connection.client.hget(_key(name, "versions"), str(number)) or b""
             return [BlobReference.model_validate_json(found) for found in _REFERENCE.findall(text)]
-
-    def _run(self, script: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
-        """What a script returns. Raises _Declined where the script replies with an error of ours."""
-        with _reached():
-            try:
-                return self._client.eval(_LUA[script], len(keys), *keys, *arguments)
-            except redis.ResponseError as error:
-                word, _, rest = str(error).partition(" ")
-                if word != "FARFIELD":
-                    raise
-                raise _Declined(*rest.partition(" ")[::2]) from None
-
-
-class _Declined(Exception):
-    """A script of ours changed nothing, for a reason of its own."""
-
-    def __init__(self, kind: str, detail: str) -> None:
-        super().__init__(detail)
-        self.kind, self.detail = kind, detail
-
-
-def connect(url: str, timeout: float) -> Any:
-    """A redis-py client for ``url``: one server, a Sentinel's master, or a cluster.
-
-    The client's own defaults wait for a minute on a server that hangs; these give up after a few
-    short tries.
-    """
-    common = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
-    retry = Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.25), RETRIES, supported_errors=RETRIED)
-    parts = urlsplit(url)
-    try:
-        if parts.scheme in ("redis+cluster", "rediss+cluster"):
-            with _reached():
-                return redis.RedisCluster.from_url(url.replace("+cluster", "", 1), retry=retry, **common)
-        if parts.scheme == "redis+sentinel":
-            return _sentinel_master(url, retry, common)
-        if parts.scheme not in ("redis", "rediss", "unix"):
-            raise ValueError("the scheme must be embedded, redis, rediss, redis+sentinel, redis+cluster or rediss+cluster")
-        return redis.Redis.from_url(url, retry=retry, **common)
-    except (ValueError, TypeError) as error:
-        raise errors.StartupError(f"the store {without_password(url)} cannot be used: {error}") from None
-
-
-def _sentinel_master(url: str, retry: Retry, common: dict[str, float]) -> Any:
-    """Client of the master that ``redis+sentinel://[user:password@]host:port[,host:port]/MASTER[/DB]`` names."""
-    parts = urlsplit(url)
-    hosts = [host.rpartition(":") for host in parts.netloc.rpartition("@")[2].split(",")]
-    path = parts.path.strip("/").split("/")
-    if not path[0] or not all(host and port.isdigit() for host, _, port in hosts):
-        raise ValueError("it must read redis+sentinel://host:port[,host:port]/MASTER[/DB]")
-    addresses = [(host, int(port)) for host, _, port in hosts]
-    asking = {**common, "retry": Retry(NoBackoff(), 0)}  # the master's client asks again by itself
-    sentinel: Any = redis.Sentinel(addresses, sentinel_kwargs=asking, **common)  # type: ignore[no-untyped-call]
-    credentials = {"username": unquote(parts.username or ""), "password": unquote(parts.password or ""), **dict(parse_qsl(parts.query))}
-    database = int(path[1]) if len(path) > 1 else 0
-    given = {key: value for key, value in credentials.items() if value}
-    return sentinel.master_for(path[0], retry=retry, db=database, **given)
-
-
-@contextmanager
-def _reached() -> Iterator[None]:
-    try:
-        yield
-    except redis.ResponseError as error:
-        raise errors.StoreUnavailable(f"the store refused: {error}") from error
-    except (redis.RedisError, redis.RedisClusterException) as error:
-        raise errors.StoreUnavailable(f"the store did not answer: {error}") from error
 
 
 def _key(name: str, *parts: str) -> str:
@@ -350,11 +252,6 @@ def _done_key(name: str) -> str:
 
 def _chunk_keys(name: str, reference: BlobReference) -> list[str]:
     return [_key(name, "blob", reference.sha256, str(index)) for index in range(reference.chunks)]
-
-
-def without_password(url: str) -> str:
-    password = urlsplit(url).password
-    return url.replace(f":{password}@", ":***@") if password else url
 
 
 def _now() -> str:

@@ -21,8 +21,6 @@ CODE_IN_DATA = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal",
 PLAIN, LONGEST = 300, 400  # lines: the first without a reason, the second at all
 LONG = {
     "service/engine.py": "fit, score and their golden checks are one subject",
-    "service/store.py": "all keys and scripts of the store stand in one place",
-    "service/routes.py": "one function per route, with its OpenAPI text",
     "service/cli.py": "one function per command, with the help text of every option",
 }
 

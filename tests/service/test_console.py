@@ -185,7 +185,7 @@ def test_a_refused_version_is_named_with_its_reason(browser, tmp_path):
     with served(tmp_path, {}) as running:
         publish_fitted(running.store, "broken", fitted())
         state = running.store.manifest("broken", 1).blobs["state"].sha256
-        running.store._client.set(f"farfield:{{broken}}:blob:{state}:0", b"not what was written")
+        running.store.connection.client.set(f"farfield:{{broken}}:blob:{state}:0", b"not what was written")
         assert running.score("broken", rows(1)).status_code == 503
         reason = running.client.get("/readyz").json()["refused"][0]["reason"]
         page = Page(browser, str(running.client.base_url))
