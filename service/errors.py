@@ -9,10 +9,12 @@ ServiceError
     UnknownDetector
     UnknownVersion
     UnknownAlias
+    UnknownJob
   Conflict
     AliasMoved         the alias is not where the caller expected it
     VersionInUse       an alias points at the version that was to be deleted
     NothingToRollBack  the alias has no earlier version that still exists
+    KeyReused          an idempotency key came again with another request
   VersionRefused       the stored version is damaged, or gives other scores than when it was fitted
   Overloaded           no room for another request now
   StoreUnavailable     the store did not answer
@@ -66,6 +68,11 @@ class UnknownAlias(NotFound):
         super().__init__(f"detector {name!r} has no alias {alias!r}")
 
 
+class UnknownJob(NotFound):
+    def __init__(self, job: str) -> None:
+        super().__init__(f"there is no job {job!r}, or it ended more than a week ago")
+
+
 class Conflict(ServiceError): ...
 
 
@@ -84,6 +91,11 @@ class VersionInUse(Conflict):
 class NothingToRollBack(Conflict):
     def __init__(self, name: str, alias: str) -> None:
         super().__init__(f"alias {alias!r} of detector {name!r} has no earlier version to go back to")
+
+
+class KeyReused(Conflict):
+    def __init__(self, key: str, job: str) -> None:
+        super().__init__(f"Idempotency-Key {key!r} came before with another request, which became job {job}: use a new key")
 
 
 class VersionRefused(ServiceError):

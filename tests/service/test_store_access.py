@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from service.jobs import Jobs, Progress
 from service.store import Store
 from tests.service.samples import publish, read_whole
 from tests.service.stores import ACL_RULE, Tls
@@ -20,6 +21,7 @@ def test_the_documented_rule_allows_no_command_too_many(tmp_path: Path, name: st
         with Store.open(server.url) as store, server.client() as raw:
             raw.config_resetstat()
             exercise(store, name)
+            exercise_jobs(Jobs(store.connection))
             used = {command.removeprefix("cmdstat_") for command in raw.info("commandstats")}
         assert set(re.findall(r"\+(\w+)", ACL_RULE)) <= used
     finally:
@@ -42,6 +44,21 @@ def exercise(store: Store, name: str) -> None:
     store.rollback(name, "champion")
     store.delete_alias(name, "champion")
     store.delete_version(name, 1)
+
+
+def exercise_jobs(jobs: Jobs) -> None:
+    """Every method of the queue once."""
+    job = jobs.submit("fit", "screws", {}, idempotency_key="once").id
+    jobs.claim("worker", 1.0)
+    jobs.beat(job, "worker", 1.0, Progress("fit", 1, 2, 1.0))
+    jobs.write_log(job, ["line"])
+    jobs.log(job)
+    jobs.fail(job, "worker", "again", again=True)
+    jobs.claim("worker", 1.0)
+    jobs.finish(job, "worker", {})
+    jobs.cancel(job)
+    jobs.newest()
+    jobs.states()
 
 
 @pytest.mark.parametrize("key", ["other", "farfiel:{x}:versions"])
