@@ -13,8 +13,9 @@ import pyarrow as pa
 import pytest
 from pyarrow import csv, feather, parquet
 
-from service import engine, sources
+from service import sources
 from service.errors import InvalidInput
+from service.features import fingerprint
 from tests.service.served import NORMAL, npy, pixels, rows
 
 DATA = rows(20, width=3)
@@ -98,7 +99,7 @@ def test_a_folder_of_images(tmp_path: Path) -> None:
     assert found.batch.images is not None
     assert list(found.batch.images) == [NORMAL[i].read_bytes() for i in (1, 2, 0)]
     assert list(found.batch.images[1:]) == [NORMAL[i].read_bytes() for i in (2, 0)]
-    assert len(engine.fingerprint(found.batch)) == 64
+    assert len(fingerprint(found.batch)) == 64
 
 
 @pytest.mark.parametrize("name", ["l.csv", "l.parquet", "l.npz", "separate"])
@@ -182,6 +183,9 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     assert "no labels named 'y'" in refused(tmp_path / "rows.npy", "y")
     assert "7 labels for the 20 rows" in refused(tmp_path / "rows.npy", str(tmp_path / "few.npy"))
     assert "nope.npy does not exist" in refused(tmp_path / "rows.npy", str(tmp_path / "nope.npy"))
+    csv.write_csv(table(), tmp_path / "rows.csv")
+    np.save(tmp_path / "many.npy", np.arange(21))
+    assert "21 labels for the 20 rows" in refused(tmp_path / "rows.csv", str(tmp_path / "many.npy"))
 
 
 def test_a_table_without_a_header_is_refused(tmp_path: Path) -> None:

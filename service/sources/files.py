@@ -1,0 +1,189 @@
+"""Where the bytes lie: files of this machine and of any fsspec URL, found by name, listed and opened."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import posixpath
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, cast
+from urllib.parse import unquote, urlsplit
+
+import fsspec
+
+from service.errors import InvalidInput
+
+SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+WILD = re.compile(r"[*?\[]")
+MARKS = ("ETag", "etag", "md5Hash", "Content-MD5", "checksum", "LastModified", "Last-Modified", "mtime", "created")
+LOCAL = ("file",)
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file as its listing has it; ``url`` of a file of this machine is its path."""
+
+    url: str
+    name: str  # below the folder in which it was found
+    size: int  # bytes
+    mark: str  # the first of MARKS that the listing has: it changes when the content does
+
+    @property
+    def local(self) -> bool:
+        return SCHEME.match(self.url) is None
+
+    @property
+    def suffix(self) -> str:
+        """In lower case, with that under a ``.gz``: ``.csv.gz``."""
+        return suffix(self.url)
+
+    def open(self) -> IO[bytes]:
+        """A file object that can seek."""
+        if self.local:
+            return Path(self.url).open("rb")
+        system, path = _system(self.url)
+        return cast("IO[bytes]", system.open(path, "rb"))
+
+
+def suffix(url: str) -> str:
+    """Lower-case suffix of a path or URL, with that under a ``.gz``.
+
+    >>> suffix("s3://bucket/day.1/rows.CSV.gz?version=3")
+    '.csv.gz'
+    """
+    stem, last = posixpath.splitext(_path(url).rsplit("/", 1)[-1].lower())
+    return posixpath.splitext(stem)[1] + last if last == ".gz" else last
+
+
+def listed(urls: str | os.PathLike[str] | Sequence[str], allow: Sequence[str] = LOCAL) -> list[File]:
+    """All files of a path, URL, glob or folder, or of several in the order given; those of a glob or folder by name.
+
+    ``allow`` has schemes (``"s3"``, ``"file"`` for paths of this machine) and prefixes (``"https://host/data/"``,
+    ``"/data"``). A URL is under a prefix if scheme and host are the same and its path goes on where that of the
+    prefix ends; links among paths are followed first. Raises InvalidInput for what is not allowed or not there.
+    """
+    given = [os.fspath(urls)] if isinstance(urls, str | os.PathLike) else list(urls)
+    if not given:
+        raise InvalidInput("no data are named: give a path or URL")
+    files: list[File] = []
+    for url in given:
+        checked(url, allow)
+        files.extend(_local(url.removeprefix("file://"), allow) if _is_local(url) else _remote(url))
+    return files
+
+
+def checked(url: str, allow: Sequence[str]) -> None:
+    """Raises InvalidInput, naming ``allow``, unless an entry of it lets ``url`` be read."""
+    scheme = "file" if _is_local(url) else _scheme(url)
+    if scheme not in allow and not any(_under(url, prefix) for prefix in allow):
+        raise InvalidInput(f"{url} is not read: neither the scheme {scheme!r} nor a prefix of it is in allow={list(allow)}")
+    if scheme != "file" and ("::" in url or "@" in urlsplit(url).netloc or ".." in unquote(urlsplit(url).path).split("/")):
+        raise InvalidInput(f"{scheme} URLs with '::', '..' or a user name in them are not read")
+
+
+def digest(files: Iterable[File], schema: str) -> str:
+    """sha256 (hex) over ``schema`` and the name, size and mark of each file, in order."""
+    summed = hashlib.sha256(schema.encode())
+    for file in files:
+        summed.update(f"\n{len(file.name)}:{file.name} {file.size} {file.mark}".encode())
+    return summed.hexdigest()
+
+
+def _path(url: str) -> str:
+    return urlsplit(url).path if SCHEME.match(url) else url
+
+
+def _scheme(url: str) -> str:
+    found = SCHEME.match(url)
+    return found[1].lower() if found else "file"
+
+
+def _is_local(url: str) -> bool:
+    return _scheme(url) == "file"
+
+
+def _is_web(url: str) -> bool:
+    return _scheme(url) in ("http", "https")
+
+
+def _under(url: str, prefix: str) -> bool:
+    if "/" not in prefix or _is_local(url) != _is_local(prefix):
+        return False
+    if _is_local(url):
+        return Path(url.removeprefix("file://")).resolve().is_relative_to(Path(prefix.removeprefix("file://")).resolve())
+    whole, start = urlsplit(url), urlsplit(prefix)
+    same = (_scheme(url), whole.netloc) == (_scheme(prefix), start.netloc)
+    return same and f"{whole.path}/".startswith(f"{start.path.rstrip('/')}/")
+
+
+def _local(path: str, allow: Sequence[str]) -> Iterator[File]:
+    if Path(path).is_dir():
+        found, folder = _walk(path), path
+    elif Path(path).exists() or not WILD.search(path):
+        found, folder = [path], str(Path(path).parent)
+    else:
+        found = sorted(name for name in glob.glob(path, recursive=True) if not Path(name).is_dir())  # noqa: PTH207  absolute too
+        folder = _folder(path)
+        if not found:
+            raise InvalidInput(f"no file is named like {path}")
+    for name in found:
+        if "file" not in allow:
+            checked(name, allow)  # a link may lead out of what is allowed
+        try:
+            about = Path(name).stat()
+        except FileNotFoundError:
+            raise InvalidInput(f"{name} does not exist") from None
+        yield File(name, os.path.relpath(name, folder or "."), about.st_size, str(about.st_mtime_ns))
+
+
+def _folder(pattern: str) -> str:
+    """The folder that all files of a glob are in."""
+    return WILD.split(pattern, maxsplit=1)[0].rpartition("/")[0]
+
+
+def _walk(folder: str) -> list[str]:
+    inside = (str(Path(where, name)) for where, _, names in os.walk(folder) for name in names)
+    return sorted(inside, key=lambda name: Path(name).parts)
+
+
+def _system(url: str) -> tuple[Any, str]:
+    options = {"allow_redirects": False} if _is_web(url) else {}  # one could lead out of what is allowed
+    try:
+        found: tuple[Any, str] = fsspec.core.url_to_fs(url, **options)
+    except ImportError as error:
+        raise InvalidInput(f"{_scheme(url)} URLs need a package that is not installed: {error}") from None
+    except ValueError as error:
+        raise InvalidInput(f"{url} cannot be read: {error}") from None
+    return found
+
+
+def _remote(url: str) -> list[File]:
+    system, path = _system(url)
+    folder = path.rpartition("/")[0]
+    try:
+        if not _is_web(url) and WILD.search(path):
+            found, folder = system.glob(path, detail=True), _folder(path)
+        elif not _is_web(url) and system.isdir(path):
+            found, folder = system.find(path, detail=True), path
+        else:
+            found = {path: system.info(path)}
+    except FileNotFoundError:
+        raise InvalidInput(f"{url} does not exist") from None
+    except Exception as error:  # noqa: BLE001  each file system has errors of its own
+        raise InvalidInput(f"{url} cannot be listed: {type(error).__name__}: {error}") from None
+    files = [_listing(system, name, folder, about) for name, about in sorted(found.items()) if about["type"] == "file"]
+    if not files:
+        raise InvalidInput(f"no file is named like {url}")
+    return files
+
+
+def _listing(system: Any, path: str, folder: str, about: dict[str, Any]) -> File:
+    url = str(system.unstrip_protocol(path))
+    if about.get("size") is None or (_is_web(url) and not about["size"]):
+        raise InvalidInput(f"{url} tells no size, which is needed to read parts of it; redirects are not followed")
+    mark = next((str(about[mark]) for mark in MARKS if about.get(mark)), "")
+    return File(url, path.removeprefix(folder).lstrip("/"), int(about["size"]), mark)

@@ -1,0 +1,75 @@
+"""What could not be read: refused at once, or left out up to a limit and remembered by name."""
+
+from __future__ import annotations
+
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pyarrow as pa
+
+from service.errors import InvalidInput
+
+UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    pa.ArrowException,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A file, part or image that was left out, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(slots=True)
+class Losses:
+    """The policy for damaged data, and the list of what it left out.
+
+    Under ``on_error="fail"`` the first loss is raised as the InvalidInput that it is. Under ``"skip"``
+    up to ``limit`` are left out; one more raises InvalidInput with the number and the latest reason.
+
+    >>> losses = Losses("skip", limit=1)
+    >>> losses.add("a.png", InvalidInput("a.png is empty"))
+    >>> losses.lost
+    [Loss(name='a.png', reason='a.png is empty')]
+    """
+
+    on_error: Literal["fail", "skip"] = "fail"
+    limit: int = 100
+    lost: list[Loss] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.on_error not in ("fail", "skip"):
+            raise InvalidInput(f"on_error={self.on_error!r} must be 'fail' or 'skip'")
+        if self.limit < 0:
+            raise InvalidInput(f"limit={self.limit} must be at least 0")
+
+    def add(self, name: str, error: InvalidInput) -> None:
+        if self.on_error == "fail":
+            raise error
+        if len(self.lost) >= self.limit:
+            raise InvalidInput(f"more than limit={self.limit} pieces of the data cannot be read; the latest: {error}") from error
+        self.lost.append(Loss(name, str(error)))
+
+
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Errors of the libraries that read become InvalidInput with the name of the file, in one line."""
+    try:
+        yield
+    except UNREADABLE as error:
+        raise InvalidInput(f"{name} cannot be read: {' '.join(str(error).split()) or type(error).__name__}") from None
