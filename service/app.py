@@ -19,7 +19,7 @@ from fastapi.staticfiles import StaticFiles
 from prometheus_client.exposition import choose_encoder
 from threadpoolctl import threadpool_limits
 
-from service import __version__, errors, problems
+from service import __version__, errors, inference, problems
 from service.gate import BodyLimit, Gate, OwnPagesOnly, Watch
 from service.metrics import Metrics
 from service.routes import SCHEMAS, Service, router
@@ -55,7 +55,9 @@ def create_app(settings: Settings, store: Store) -> FastAPI:
     )
     app = FastAPI(title="farfield", version=__version__, description=DESCRIPTION, lifespan=_lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
+    app.state.unloaded = set()
     app.include_router(router)
+    app.include_router(inference.router)
     _add_health(app, service)
     _add_pages(app)
     _complete_openapi(app)
@@ -111,7 +113,7 @@ def _add_health(app: FastAPI, service: Service) -> None:
     async def readyz() -> JSONResponse:
         """Not ready before the first look at the store, nor if every version found there was refused."""
         loaded, refused = service.versions.loaded(), service.versions.refused()
-        ready = service.versions.ready and (bool(loaded) or not refused)
+        ready = inference.serves(service.versions)
         store = service.versions.store_state
         body = Readiness(ready=ready, store=store, loaded=len(loaded), refused=[Refused(**item) for item in refused])  # type: ignore[arg-type]
         return JSONResponse(body.model_dump(), 200 if ready else 503)
@@ -149,7 +151,7 @@ def _complete_openapi(app: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = generate()
-            for schema in SCHEMAS:
+            for schema in (*SCHEMAS, *inference.SCHEMAS):
                 definition = schema.model_json_schema(ref_template="#/components/schemas/{model}")
                 nested = definition.pop("$defs", {})
                 for name, added in {schema.__name__: definition, **nested}.items():

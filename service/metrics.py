@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import platform
 import threading
+import time
 from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass, field
 from datetime import datetime
 
 import numpy as np
@@ -71,6 +74,18 @@ class Distribution(Collector):
         yield family
 
 
+@dataclass(slots=True)
+class Tally:
+    """What a version has scored since it was loaded."""
+
+    requests: int = 0
+    rows: int = 0
+    last: float = 0.0  # when the last request was scored, in seconds since 1970
+    seconds: dict[str, float] = field(default_factory=dict)  # by stage
+    failures: int = 0
+    failed_seconds: float = 0.0
+
+
 class Metrics:
     """The metrics of one process. Labels are bounded: names and numbers of what is loaded, routes, stages, codes."""
 
@@ -110,6 +125,7 @@ class Metrics:
         build = Info("farfield_build", "Version of farfield and of Python.", registry=registry)
         build.info({"version": __version__, "python": platform.python_version()})
         self._shown_aliases: dict[str, dict[str, int]] = {}
+        self._tallies: dict[tuple[str, int], Tally] = {}
         self._lock = threading.Lock()
 
     def request(self, route: str, code: int, seconds: float) -> None:
@@ -124,6 +140,24 @@ class Metrics:
         self._outliers.labels(*labels).inc(int(verdicts.is_outlier.sum()))
         self._scores.observe(labels, verdicts.scores)
         self._p_values.observe(labels, verdicts.p_values)
+        with self._lock:
+            tally = self._tallies.get((name, number), Tally())  # of nobody, if unloaded this instant
+            tally.requests += 1
+            tally.rows += len(verdicts.scores)
+            tally.last = time.time()
+            for stage, spent in verdicts.seconds.items():
+                tally.seconds[stage] = tally.seconds.get(stage, 0.0) + spent
+
+    def failed(self, name: str, number: int, seconds: float) -> None:
+        """A request that reached a loaded version and was refused by it after ``seconds``."""
+        with self._lock:
+            if tally := self._tallies.get((name, number)):
+                tally.failures += 1
+                tally.failed_seconds += seconds
+
+    def tally(self, name: str, number: int) -> Tally:
+        with self._lock:
+            return deepcopy(self._tallies.get((name, number), Tally()))
 
     def stages(self, seconds: dict[str, float]) -> None:
         for stage, spent in seconds.items():
@@ -131,9 +165,11 @@ class Metrics:
 
     def version_loaded(self, name: str, number: int, manifest: Manifest, fitted: Fitted) -> None:
         labels = (name, str(number))
+        with self._lock:
+            self._tallies[name, number] = Tally()
         self._rows.labels(*labels)
         self._outliers.labels(*labels)
-        self._scores.declare(labels, score_edges(fitted.calibration.scores))
+        self._scores.declare(labels, score_edges(fitted.judge.reference))
         self._p_values.declare(labels, np.array(P_VALUE_BUCKETS))
         self._calibration.labels(*labels).set(manifest.calibration.n)
         self._created.labels(*labels).set(datetime.fromisoformat(manifest.created).timestamp())
@@ -148,6 +184,8 @@ class Metrics:
         self._providers.remove_by_labels({"detector": name, "version": str(number)})
         self._scores.forget(labels)
         self._p_values.forget(labels)
+        with self._lock:
+            self._tallies.pop((name, number), None)
 
     def version_refused(self, name: str, number: int) -> None:
         self._refusals.labels(name, str(number)).inc()

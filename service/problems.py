@@ -19,6 +19,8 @@ from service import errors
 
 log = logging.getLogger(__name__)
 
+PROTOCOL = "/v2"  # below it errors have the form, and the codes, of the Open Inference Protocol
+PROTOCOL_STATUS = {415: 400, 422: 400}
 CLIENT_GONE = 499  # by convention: the client closed the connection before it had sent the request
 
 # Kind of refusal: status, and the last part of the problem's type.
@@ -45,12 +47,15 @@ def problem(
     request: Request, status: int, detail: str, *, slug: str | None = None, headers: dict[str, str] | None = None, **more: Any
 ) -> Response:
     """An answer that says what is wrong; ``slug`` names the kind of problem where it is one of ours."""
+    path = request.scope["path"]
+    if path == PROTOCOL or path.startswith(f"{PROTOCOL}/"):
+        return Response(json.dumps({"error": detail}), PROTOCOL_STATUS.get(status, status), headers, media_type="application/json")
     content = {
         "type": f"urn:farfield:problem:{slug}" if slug else "about:blank",
         "title": slug.replace("-", " ").capitalize() if slug else HTTPStatus(status).phrase,
         "status": status,
         "detail": detail,
-        "instance": quote(request.scope["path"], safe="/:@!$&'()*+,;="),
+        "instance": quote(path, safe="/:@!$&'()*+,;="),
         **more,
     }
     # Plain ASCII, because a detail may quote half of a surrogate pair, which UTF-8 cannot hold.

@@ -102,14 +102,14 @@ def test_every_route_documents_its_errors(document: dict[str, Any]) -> None:
 
 def test_the_routes_are_the_ones_there_are(service: Served, document: dict[str, Any]) -> None:
     """Every documented route exists: none answers that there is nothing at its path, or not by its method."""
-    filled = {"{name}": "nope", "{alias}": "nope", "{number}": "7"}
+    filled = {"{name}": "nope", "{alias}": "nope", "{number}": "7", "{version}": "7"}
     for name in operations(document):
         method, path = name.split()
         for placeholder, value in filled.items():
             path = path.replace(placeholder, value)
         answer = service.client.request(method, path)
         assert answer.status_code != 405, name
-        assert answer.status_code != 404 or answer.json()["type"] != "about:blank", name
+        assert answer.status_code != 404 or "there is nothing at" not in answer.text, name
 
 
 def test_the_examples_of_score_are_accepted(service: Served, document: dict[str, Any]) -> None:

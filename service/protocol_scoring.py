@@ -1,0 +1,144 @@
+"""The scoring path of the Open Inference Protocol: the body of a request to a batch, verdicts to the body of an answer."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from service import codecs, engine
+from service.envelope import Query, Unsupported, compressed, decode, decompressed, encode
+from service.errors import InvalidInput, TooLarge
+from service.features import Batch, timed
+from service.problems import explained
+from service.schemas import Options
+from service.settings import Settings
+from service.tensors import BYTES, Slot, Tensor
+from service.versions import Loaded
+
+OPTIONS = {"alpha", "fdr", "tail"}
+IGNORED = {"priority", "timeout", "content_type", "headers"}  # clients send them to any server; nothing here depends on them
+STATEFUL = {"sequence_id", "sequence_start", "sequence_end"}
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A request as it came; its body is not looked into before a thread has it."""
+
+    body: bytes
+    encoding: str
+    header_length: str | None
+    accepted: str
+    arrived: float  # by time.perf_counter
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    body: bytes
+    header_length: int | None  # of the JSON before compression, where data follow it
+    encoding: str | None
+
+
+def judge(loaded: Loaded, sent: Sent, settings: Settings) -> tuple[Answer, engine.Verdicts]:
+    """The answer to a request, encoded, and the verdicts in it."""
+    seconds = {"queue": time.perf_counter() - sent.arrived}
+    with timed(seconds, "decode"):
+        body = decompressed(sent.body, sent.encoding, settings.max_body_bytes)
+        slot, outputs = input_slot(loaded.fitted), output_slots(loaded.fitted)
+        query = decode(body, sent.header_length, slot, settings.max_json_bytes)
+        options = _options(query.parameters)
+        asked = query.outputs or {output.name: query.binary for output in outputs[:-1]}
+        if unknown := asked.keys() - {output.name for output in outputs}:
+            raise InvalidInput(f"there is no output {min(unknown)[:80]!r}; there are {[output.name for output in outputs]}", "#/outputs")
+        batch = _batch(query, slot, settings)
+    attribution = outputs[-1].name
+    by = "feature" if attribution in asked else None
+    verdicts = engine.score(
+        loaded.fitted,
+        batch,
+        alpha=options.alpha,
+        fdr=options.fdr,
+        tail=options.tail is not None,
+        attribute_by=by,
+        max_pixels=settings.max_pixels,
+    )
+    with timed(seconds, "encode"):
+        arrays = (verdicts.scores, verdicts.p_values, verdicts.is_outlier, verdicts.attributions)
+        content, header_length = encode(_head(loaded, query, verdicts), _asked(asked, outputs, arrays))
+        content, encoding = compressed(content, sent.accepted)
+    for stage, spent in seconds.items():
+        verdicts.seconds[stage] = verdicts.seconds.get(stage, 0.0) + spent
+    return Answer(content, header_length, encoding), verdicts
+
+
+def input_slot(fitted: engine.Fitted) -> Slot:
+    """The one input of a detector: rows of numbers, or images as files."""
+    if fitted.extractor is None:
+        return Slot("rows", "FP64", (-1, fitted.width))
+    return Slot("images", BYTES, (-1,)) if fitted.extractor.takes_images else Slot("rows", "FP64", (-1, -1))
+
+
+def output_slots(fitted: engine.Fitted) -> tuple[Slot, ...]:
+    """What a detector answers: the last only where it is asked for by name."""
+    columns = Slot("score", "FP64", (-1,)), Slot("p_value", "FP64", (-1,)), Slot("is_outlier", "BOOL", (-1,))
+    return *columns, Slot("attribution", "FP64", (-1, fitted.width))
+
+
+def _options(parameters: dict[str, Any]) -> Options:
+    if stateful := sorted(parameters.keys() & STATEFUL):
+        raise Unsupported(f"{stateful[0]}: detectors keep no state between requests")
+    known = parameters.keys() - IGNORED
+    if unknown := sorted(known - OPTIONS):
+        raise InvalidInput(f"there is no parameter {unknown[0][:80]!r}; there are alpha, fdr, tail and binary_data_output", "#/parameters")
+    try:
+        return Options.model_validate({name: parameters[name] for name in known})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InvalidInput(f"{first['loc'][0]}: {explained(first)}", f"#/parameters/{first['loc'][0]}") from None
+
+
+def _batch(query: Query, slot: Slot, settings: Settings) -> Batch:
+    if query.inputs.keys() != {slot.name}:
+        raise InvalidInput(
+            f"the only input is {slot.name!r}, {slot.datatype} {list(slot.shape)}; {', '.join(map(repr, query.inputs))} came"
+        )
+    tensor = query.inputs[slot.name]
+    if slot.datatype == BYTES:
+        return codecs.batch_of_images(_files(tensor, slot), settings)
+    if isinstance(tensor.data, list):
+        raise InvalidInput(f"input {slot.name!r} holds numbers, such as FP32 or FP64; BYTES came", "#/inputs/0/datatype")
+    if len(tensor.shape) != 2:
+        raise InvalidInput(f"input {slot.name!r} has shape {list(tensor.shape)}; [rows, features] is needed", "#/inputs/0/shape")
+    for count, limit, what in zip(tensor.shape, (settings.max_rows, settings.max_features), ("rows", "features"), strict=True):
+        if count > limit:
+            raise TooLarge(f"{count} {what} in one request; the limit is {limit}", "#/inputs/0/shape")
+    return Batch(rows=tensor.data)
+
+
+def _files(tensor: Tensor, slot: Slot) -> list[bytes]:
+    """One image file per element; clients that think of batches send [n, 1]."""
+    if isinstance(tensor.data, list) and tensor.shape in {(len(tensor.data),), (len(tensor.data), 1)}:
+        return tensor.data
+    needed = "BYTES [n], an image file in each element"
+    raise InvalidInput(f"input {slot.name!r} is {tensor.datatype} {list(tensor.shape)}; {needed}, is needed", "#/inputs/0")
+
+
+def _head(loaded: Loaded, query: Query, verdicts: engine.Verdicts) -> dict[str, Any]:
+    """The answer without its outputs. A threshold is left out where no one score decides, and where it is not finite."""
+    parameters = {"alpha": verdicts.alpha, "calibration": loaded.fitted.judge.METHOD, "n_calibration": loaded.fitted.n_calibration}
+    if verdicts.threshold is not None and isfinite(verdicts.threshold):
+        parameters["threshold"] = verdicts.threshold
+    named = {"model_name": loaded.name, "model_version": str(loaded.number), "parameters": parameters}
+    return named if query.id is None else {**named, "id": query.id}
+
+
+def _asked(
+    asked: dict[str, bool], outputs: tuple[Slot, ...], arrays: tuple[NDArray[Any] | None, ...]
+) -> list[tuple[str, NDArray[Any], bool]]:
+    """The outputs in the order in which they were asked for."""
+    given = {slot.name: values for slot, values in zip(outputs, arrays, strict=True) if values is not None}
+    return [(name, given[name], binary) for name, binary in asked.items()]
