@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from detectors import REGISTRY, Calibration, dumps, loads
+from detectors import REGISTRY, dumps, loads
 from models import Device, Extractor, Level, ModelError, Preprocessing, Tap
 from service import __version__
-from service.engine import Batch, EncodedImage, Fitted, Golden, Recipe
+from service.engine import Fitted, Recipe
+from service.features import Batch, EncodedImage
+from service.golden import Golden
+from service.judges import JUDGES
 from service.manifest import (
     BlobReference,
     CalibrationRecord,
@@ -36,15 +39,15 @@ class ArchiveError(ValueError):
 
 def pack(fitted: Fitted, name: str, source: Source) -> tuple[Manifest, dict[str, bytes]]:
     """Manifest of ``fitted`` as a version of detector ``name``, and the bytes of its blobs."""
-    state, arrays = dumps(fitted.recipe.type, fitted.detector)
-    statistics = {key: value for key, value in arrays.items() if key.startswith(STATISTICS)}
-    blobs = {
-        "state": _save({key: value for key, value in arrays.items() if key not in statistics}),
-        "calibration": _save({"scores": fitted.calibration.scores}),
-        "golden": _save(_golden_arrays(fitted.golden)),
-    }
-    if statistics:
-        blobs["statistics"] = _save(statistics)
+    blobs = {"calibration": _save(fitted.judge.arrays()), "golden": _save(_golden_arrays(fitted.golden))}
+    states = []
+    for index, detector in enumerate(fitted.judge.detectors):
+        state, arrays = dumps(fitted.recipe.type, detector)
+        statistics = {key: value for key, value in arrays.items() if key.startswith(STATISTICS)}
+        blobs[_blob("state", index)] = _save({key: value for key, value in arrays.items() if key not in statistics})
+        if statistics:
+            blobs[_blob("statistics", index)] = _save(statistics)
+        states.append(state)
     extractor = None
     if fitted.extractor:
         blobs["extractor"] = fitted.extractor.onnx_file
@@ -54,19 +57,24 @@ def pack(fitted: Fitted, name: str, source: Source) -> tuple[Manifest, dict[str,
         writer=f"farfield {__version__}",
         detector=name,
         type=fitted.recipe.type,
-        parameters=json.loads(state)["parameters"],
+        parameters=json.loads(states[0])["parameters"],
         levels=[LevelRecord(name=level.name, width=level.width) for level in fitted.levels],
         feature_names=fitted.feature_names,
         extractor=extractor,
         n_fit=fitted.n_fit,
-        calibration=CalibrationRecord(n=len(fitted.calibration.scores)),
+        calibration=CalibrationRecord(
+            method=fitted.judge.METHOD,  # type: ignore[arg-type]  # the keys of JUDGES
+            n=fitted.n_calibration,
+            folds=fitted.recipe.folds,
+            trim=fitted.recipe.trim,
+        ),
         alpha=fitted.recipe.alpha,
         seed=fitted.recipe.seed,
         calibrate=fitted.recipe.calibrate,
         sum_levels=fitted.recipe.sum_levels,
         source=source,
         golden=_golden_record(fitted.golden),
-        state=state,
+        states=states,
         blobs={key: BlobReference.to(data, CHUNK_BYTES) for key, data in sorted(blobs.items())},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
@@ -86,8 +94,8 @@ def unpack(
     Raises ArchiveError where a blob is not what the manifest says.
     """
     try:
-        detector = loads(manifest.state, load(blob("state")), REGISTRY)
-        calibration = Calibration.of(load(blob("calibration"))["scores"])
+        detectors = [loads(state, load(blob(_blob("state", index))), REGISTRY) for index, state in enumerate(manifest.states)]
+        judge = JUDGES[manifest.calibration.method].restored(detectors, load(blob("calibration")))
         golden = _golden(manifest.golden, load(blob("golden")))
         extractor = None
         if manifest.extractor:
@@ -96,16 +104,28 @@ def unpack(
         raise ArchiveError(str(error)) from None
     return Fitted(
         recipe=Recipe(
-            manifest.type, manifest.parameters, manifest.sum_levels, calibrate=manifest.calibrate, alpha=manifest.alpha, seed=manifest.seed
+            manifest.type,
+            manifest.parameters,
+            manifest.sum_levels,
+            calibrate=manifest.calibrate,
+            alpha=manifest.alpha,
+            seed=manifest.seed,
+            method=manifest.calibration.method,
+            folds=manifest.calibration.folds,
+            trim=manifest.calibration.trim,
         ),
-        detector=detector,
-        calibration=calibration,
+        judge=judge,
         levels=tuple(Level(level.name, level.width) for level in manifest.levels),
         extractor=extractor,
         golden=golden,
         n_fit=manifest.n_fit,
         feature_names=manifest.feature_names,
     )
+
+
+def _blob(name: str, index: int) -> str:
+    """Name of a blob of the ``index``-th detector; most versions have one alone."""
+    return f"{name}.{index}" if index else name
 
 
 def _extractor(record: ExtractorRecord, onnx_file: bytes, device: Device, require: bool, threads: int) -> Extractor:

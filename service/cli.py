@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
 import sys
-import tomllib
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -16,43 +13,50 @@ import orjson
 import pyarrow as pa
 import typer
 from pyarrow import csv, parquet
-from pydantic import ValidationError
 from rich.markup import escape
 from rich.table import Table
 
 from detectors import REGISTRY
-from models import BUNDLED, RANGES, Extractor, Tap, bundled, image_preprocessing
-from models.preprocessing import Preprocessing
 from service import __version__, demo, doctor, engine, errors, serving, sources
+from service.arguments import (
+    AlphaOption,
+    CalibrateOption,
+    DataOption,
+    ExtractorOption,
+    FoldsOption,
+    JsonOption,
+    MethodOption,
+    ParamOption,
+    PixelsOption,
+    PreprocessingOption,
+    SeedOption,
+    StoreOption,
+    SumOption,
+    TapOption,
+    TrimOption,
+    extractor_of,
+    options_of,
+    parameters_of,
+    settings_of,
+)
 from service.evaluation import evaluate as evaluate_recipe
+from service.features import fingerprint
+from service.judges import SplitJudge
 from service.manifest import Source
 from service.names import checked_alias, checked_name, parsed_reference
-from service.scoring import answer
-from service.settings import Settings
+from service.scoring import answer, asked
 from service.store import Store
 from service.terminal import err, out, print_json, print_scores, progress, refusals, say
 from service.versions import DEFAULT_ALIAS, load, publish, routes
 from service.versions import promote as promote_version
 from service.versions import rollback as rollback_alias
 
-app = typer.Typer(name="farfield", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=__doc__)
+GUIDANCE = (
+    "The rows fitted on here are clean. If yours may hold anomalies, prefer robust_shrinkage, which was built for them; "
+    "on clean rows gaussian and weighting mostly rank better. False alarms by chi-square are shown to warn of it."
+)
 
-StoreOption = Annotated[str | None, typer.Option("--store", help="Where versions are kept; FARFIELD_STORE by default.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
-DataOption = Annotated[Path, typer.Option("--data", help="Rows (.npy .npz .csv .parquet .arrow), or a folder of images.")]
-ExtractorOption = Annotated[str | None, typer.Option("--extractor", help=f"An ONNX file, or one of {', '.join(BUNDLED)}.")]
-TapOption = Annotated[
-    list[str] | None, typer.Option("--tap", help="Tensor to read features from, TENSOR or TENSOR=mean|max|none; repeat for levels.")
-]
-PixelsOption = Annotated[str | None, typer.Option("--pixels", help=f"Range of pixel values that the network takes: {', '.join(RANGES)}.")]
-PreprocessingOption = Annotated[
-    Path | None, typer.Option("--preprocessing", help="JSON file with the preprocessing in full, instead of --pixels.")
-]
-ParamOption = Annotated[list[str] | None, typer.Option("--param", help="Parameter of the detector, NAME=VALUE; repeatable.")]
-SumOption = Annotated[bool, typer.Option("--sum-levels", help="Model each tap by itself and add the scores up, instead of all together.")]
-AlphaOption = Annotated[float, typer.Option("--alpha", help="Accepted false-alarm rate.")]
-CalibrateOption = Annotated[float, typer.Option("--calibrate", help="Share of the rows held out for calibration.")]
-SeedOption = Annotated[int, typer.Option("--seed", help="Seed of the split into fit and calibration rows.")]
+app = typer.Typer(name="farfield", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=__doc__)
 
 
 @app.command()
@@ -67,6 +71,12 @@ def fit(
     param: ParamOption = None,
     sum_levels: SumOption = False,
     calibrate: CalibrateOption = 0.2,
+    method: MethodOption = SplitJudge.METHOD,
+    folds: FoldsOption = 5,
+    trim: TrimOption = 0.0,
+    classes: Annotated[
+        str | None, typer.Option("--classes", help="An .npy file, or the column or array of --data: the class of each row.")
+    ] = None,
     alpha: AlphaOption = 0.01,
     seed: SeedOption = 0,
     alias: Annotated[str | None, typer.Option("--alias", help="Alias to point at the new version.")] = None,
@@ -74,24 +84,30 @@ def fit(
 ) -> None:
     """Fit a detector on normal data, calibrate it on held-out rows, and publish it as the next version."""
     with refusals():
-        settings = _settings(store=store)
-        recipe = engine.Recipe(type, _parameters(param), sum_levels, calibrate, alpha, seed)
+        settings = settings_of(store=store)
+        recipe = engine.Recipe(type, parameters_of(param), sum_levels, calibrate, alpha, seed, method, folds, trim)
         checked_name(name)
         if alias:
             checked_alias(alias)
-        found = sources.read(data)
-        network = _extractor(settings, found, extractor, tap, pixels, preprocessing)
-        source = Source(name=found.name, rows=len(found.batch), sha256=engine.fingerprint(found.batch))
+        found = sources.read(data, classes)
+        network = extractor_of(settings, found, extractor, tap, pixels, preprocessing)
+        source = Source(name=found.name, rows=len(found.batch), sha256=fingerprint(found.batch))
         with Store.open(settings.store) as opened:
             opened.ping()  # a store that is away is better known before the work than after it
             with progress() as told:
                 fitted = engine.fit(
-                    recipe, found.batch, network, feature_names=found.feature_names, max_pixels=settings.max_pixels, progress=told
+                    recipe,
+                    found.batch,
+                    network,
+                    feature_names=found.feature_names,
+                    classes=found.labels,
+                    max_pixels=settings.max_pixels,
+                    progress=told,
                 )
             number = publish(opened, name, fitted, source, alias)
         say(
             f"[bold]{name}[/] version [bold]{number}[/]: {type} on {fitted.n_fit} rows x {fitted.width} features, "
-            f"calibrated on {len(fitted.calibration.scores)} rows{f', alias {alias}' if alias else ''}",
+            f"{fitted.judge.METHOD} calibration on {fitted.n_calibration} rows{f', alias {alias}' if alias else ''}",
         )
 
 
@@ -102,15 +118,19 @@ def score(
     output: Annotated[Path | None, typer.Option("--output", help="Write all rows to a .csv, .parquet or .npz file.")] = None,
     alpha: Annotated[float | None, typer.Option("--alpha", help="Accepted false-alarm rate; the version's own by default.")] = None,
     fdr: Annotated[bool, typer.Option("--fdr", help="Judge the batch together (Benjamini-Hochberg).")] = False,
+    tail: Annotated[bool, typer.Option("--tail", help="Continue p-values by a Pareto model, which guarantees nothing.")] = False,
     attribute: Annotated[int, typer.Option("--attribute", min=0, help="Name this many features with the largest shares.")] = 0,
+    attribute_by: Annotated[str, typer.Option("--attribute-by", help="feature, level or component.")] = "feature",
+    chi_square: Annotated[bool, typer.Option("--chi-square", help="Add the p-value by the detector's own model; not calibrated.")] = False,
     as_json: JsonOption = False,
     store: StoreOption = None,
 ) -> None:
     """Score rows or images by a stored version, here in this process."""
     with refusals():
-        settings = _settings(store=store)
-        if alpha is not None and not 0 < alpha < 1:
-            raise errors.InvalidInput(f"--alpha must lie between 0 and 1, not {alpha}")
+        settings = settings_of(store=store)
+        options = options_of(
+            alpha=alpha, fdr=fdr, tail="pareto" if tail else None, attribute=attribute, attribute_by=attribute_by, chi_square=chi_square
+        )
         if output and output.suffix not in (".csv", ".parquet", ".npz"):
             raise errors.InvalidInput(f"--output must end in .csv, .parquet or .npz, not {output.suffix!r}")
         name, wanted = parsed_reference(reference)
@@ -118,8 +138,8 @@ def score(
             number = routes(opened, [name])[name].number(name, wanted)
             loaded = load(opened, settings, name, number)
         found = sources.aligned(sources.read(data), loaded.fitted.feature_names)
-        verdicts = engine.score(loaded.fitted, found.batch, alpha=alpha, fdr=fdr, attribute=attribute > 0, max_pixels=settings.max_pixels)
-        content = answer(loaded, verdicts, attribute)
+        verdicts = engine.score(loaded.fitted, found.batch, **asked(options), max_pixels=settings.max_pixels)
+        content = answer(loaded, verdicts, options)
         if output:
             _write_scores(output, verdicts, found.keys)
         if as_json:
@@ -146,19 +166,20 @@ def evaluate(
 ) -> None:
     """Fit on 70 % of the normal rows and test on the rest and all anomalous ones; publishes nothing."""
     with refusals():
-        settings = _settings()
+        settings = settings_of()
         found = sources.read(data, labels)
         if found.labels is None:
             raise errors.InvalidInput(f"{data} holds no labels: name them with --labels")
-        network = _extractor(settings, found, extractor, tap, pixels, preprocessing)
-        recipes = [engine.Recipe(kind, _parameters(param), sum_levels, calibrate, alpha, seed) for kind in type or ["gaussian"]]
+        network = extractor_of(settings, found, extractor, tap, pixels, preprocessing)
+        recipes = [engine.Recipe(kind, parameters_of(param), sum_levels, calibrate, alpha, seed) for kind in type or ["gaussian"]]
         figures = [evaluate_recipe(recipe, found.batch, found.labels, network) for recipe in recipes]
         if as_json:
             print_json([figure.to_json() for figure in figures])
             return
-        table = Table("type", "AUROC", "AUPR", "FPR@95TPR", f"false alarms at {alpha:g}", "detected", "fit s", "score s")
+        table = Table("type", "AUROC", "AUPR", "FPR@95TPR", f"false alarms at {alpha:g}", "by chi-square", "detected", "fit s", "score s")
         for f in figures:
-            shares = (f"{100 * value:.1f} %" for value in (f.auroc, f.aupr, f.fpr_at_95_tpr, f.false_alarm_rate, f.detection_rate))
+            rates = (f.auroc, f.aupr, f.fpr_at_95_tpr, f.false_alarm_rate, f.chi_square_false_alarm_rate, f.detection_rate)
+            shares = ("-" if value is None else f"{100 * value:.1f} %" for value in rates)
             table.add_row(f.type, *shares, f"{f.fit_seconds:.2f}", f"{f.score_seconds:.2f}")
         out.print(table)
         first = figures[0]
@@ -166,12 +187,13 @@ def evaluate(
             f"fitted on {first.n_fit}, calibrated on {first.n_calibration}, tested on {first.n_normal} normal "
             f"and {first.n_anomalous} anomalous rows; seed {seed}",
         )
+        say(GUIDANCE)
 
 
 @app.command()
 def detectors(as_json: JsonOption = False, store: StoreOption = None) -> None:
     """List the detectors in the store."""
-    with refusals(), Store.open(_settings(store=store).store) as opened:
+    with refusals(), Store.open(settings_of(store=store).store) as opened:
         found = routes(opened, opened.names())
         if as_json:
             print_json(
@@ -191,7 +213,7 @@ def detectors(as_json: JsonOption = False, store: StoreOption = None) -> None:
 @app.command()
 def versions(name: str, as_json: JsonOption = False, store: StoreOption = None) -> None:
     """List the versions of a detector."""
-    with refusals(), Store.open(_settings(store=store).store) as opened:
+    with refusals(), Store.open(settings_of(store=store).store) as opened:
         found, damaged = opened.manifests(checked_name(name))
         aliases = opened.aliases(name)
         for number, reason in damaged.items():
@@ -223,7 +245,7 @@ def promote(
 ) -> None:
     """Point an alias at a version, after a check that the version is whole."""
     with refusals():
-        settings = _settings(store=store)
+        settings = settings_of(store=store)
         name, number = parsed_reference(reference)
         if not isinstance(number, int):
             raise errors.InvalidInput(f"{reference!r} names no version: write NAME:NUMBER")
@@ -240,7 +262,7 @@ def rollback(
 ) -> None:
     """Point an alias back at where it was before its last move."""
     with refusals():
-        settings = _settings(store=store)
+        settings = settings_of(store=store)
         with Store.open(settings.store) as opened:
             left, reached = rollback_alias(opened, checked_name(name), checked_alias(alias), partial(load, opened, settings))
         say(f"{name}@{alias} is back at version {reached}, before {left}")
@@ -254,7 +276,7 @@ def serve(
 ) -> None:
     """Serve the HTTP interface, the metrics and the console."""
     with refusals():
-        settings = _settings(store=store, host=host, port=port)
+        settings = settings_of(store=store, host=host, port=port)
         serving.serve(settings, started=lambda url: err.print(f"farfield {__version__} on {url}", highlight=False))
 
 
@@ -266,7 +288,7 @@ def demo_command(
 ) -> None:
     """Fit, publish, serve and score real images, and leave the service running."""
     with refusals():
-        settings = _settings(store=store)
+        settings = settings_of(store=store)
         if stop:
             say(demo.stop(settings))
             return
@@ -280,7 +302,7 @@ def demo_command(
 def doctor_command(as_json: JsonOption = False, store: StoreOption = None) -> None:
     """Check Python, providers, disk, store and versions, and say what to do."""
     with refusals():
-        findings = list(doctor.examine(_settings(store=store)))
+        findings = list(doctor.examine(settings_of(store=store)))
         if as_json:
             print_json([{"check": f.check, "state": f.state, "found": f.found, "advice": f.advice} for f in findings])
         else:
@@ -291,72 +313,6 @@ def doctor_command(as_json: JsonOption = False, store: StoreOption = None) -> No
                     say(f"         -> {escape(f.advice)}")
         if any(f.state == "failed" for f in findings):
             raise typer.Exit(1)
-
-
-def _settings(**given: Any) -> Settings:
-    try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})
-    except tomllib.TOMLDecodeError as error:
-        raise errors.InvalidInput(f"farfield.toml is not TOML: {error}") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise errors.InvalidInput(f"setting {'.'.join(map(str, first['loc']))}: {first['msg']}, not {first['input']!r}") from None
-
-
-def _parameters(given: list[str] | None) -> dict[str, Any]:
-    """Parameters from ``NAME=VALUE``, where a value is JSON if it can be and else a string."""
-    parameters: dict[str, Any] = {}
-    for item in given or []:
-        name, equals, value = item.partition("=")
-        if not equals:
-            raise errors.InvalidInput(f"--param {item!r} must read NAME=VALUE")
-        try:
-            parameters[name] = json.loads(value)
-        except ValueError:
-            parameters[name] = value
-    return parameters
-
-
-def _extractor(
-    settings: Settings, data: sources.Data, extractor: str | None, taps: list[str] | None, pixels: str | None, preprocessing: Path | None
-) -> Extractor | None:
-    """The extractor that was asked for; for images without one, the bundled network."""
-    if extractor is None and data.batch.images is None:
-        if taps or pixels or preprocessing:
-            raise errors.InvalidInput("--tap, --pixels and --preprocessing belong to an extractor: name one with --extractor")
-        return None
-    parsed = [Tap.parse(tap) for tap in taps or []]
-    if extractor is None or extractor in BUNDLED:
-        if pixels or preprocessing:
-            raise errors.InvalidInput("--pixels and --preprocessing belong to a network of your own: a bundled one knows its preprocessing")
-        onnx_file, declared, default_taps = bundled(extractor or next(iter(BUNDLED)))
-        return Extractor(onnx_file, preprocessing=declared, taps=parsed or default_taps, **_device(settings))
-    path = Path(extractor)
-    if not path.is_file():
-        raise errors.InvalidInput(f"--extractor {extractor}: no such file, and not one of {', '.join(BUNDLED)}")
-    if path.stat().st_size > settings.max_extractor_bytes:
-        raise errors.TooLarge(f"{path} has {path.stat().st_size} bytes; the limit is {settings.max_extractor_bytes}")
-    onnx_file = path.read_bytes()
-    if preprocessing:
-        chosen: Preprocessing | None = _declared(preprocessing)
-    else:
-        chosen = image_preprocessing(onnx_file, pixels)
-    return Extractor(onnx_file, preprocessing=chosen, taps=parsed, **_device(settings))
-
-
-def _declared(path: Path) -> Preprocessing:
-    try:
-        declared = json.loads(path.read_text())
-    except ValueError as error:
-        raise errors.InvalidInput(f"--preprocessing {path} is not JSON: {error}") from None
-    if not isinstance(declared, dict):
-        raise errors.InvalidInput(f"--preprocessing {path} must hold one JSON object")
-    return Preprocessing.from_json(declared)
-
-
-def _device(settings: Settings) -> dict[str, Any]:
-    """Where the extractor of a command runs: nothing else does meanwhile, so it gets all cores."""
-    return {"device": settings.device, "require_device": settings.require_device, "threads": os.cpu_count() or 1}
 
 
 def _write_scores(path: Path, verdicts: engine.Verdicts, keys: Any) -> None:

@@ -11,8 +11,8 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from service.engine import Batch
 from service.errors import InvalidInput, TooLarge
+from service.features import Batch
 from service.settings import Settings
 
 NPY_MAGIC = b"\x93NUMPY"

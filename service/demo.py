@@ -21,6 +21,7 @@ from sklearn.metrics import roc_auc_score
 from models import Extractor, bundled
 from service import engine, errors, serving, sources
 from service.connection import without_password
+from service.features import Progress, fingerprint
 from service.manifest import Source
 from service.settings import Settings
 from service.store import Store
@@ -33,7 +34,7 @@ READY_SECONDS = 60.0
 SHOWN = 6  # rows of the table for each kind of image
 
 
-def run(settings: Settings, port: int, *, progress: engine.Progress, say: Callable[[str], None]) -> tuple[Table, str]:
+def run(settings: Settings, port: int, *, progress: Progress, say: Callable[[str], None]) -> tuple[Table, str]:
     """Fit and publish unless that is done, start the service unless it runs, score images over HTTP."""
     with Store.open(settings.store) as store:
         _fit(settings, store, progress, say)
@@ -60,9 +61,9 @@ def stop(settings: Settings) -> str:
     return f"stopped the service on {url}"
 
 
-def _fit(settings: Settings, store: Store, progress: engine.Progress, say: Callable[[str], None]) -> None:
+def _fit(settings: Settings, store: Store, progress: Progress, say: Callable[[str], None]) -> None:
     data = sources.read(IMAGES / "normal")
-    sha256 = engine.fingerprint(data.batch)
+    sha256 = fingerprint(data.batch)
     for number in store.numbers(NAME):
         if store.manifest(NAME, number).source.sha256 == sha256:
             say(f"fit: {NAME} version {number} was fitted on these images before")
@@ -72,7 +73,7 @@ def _fit(settings: Settings, store: Store, progress: engine.Progress, say: Calla
     fitted = engine.fit(RECIPE, data.batch, extractor, progress=progress)
     source = Source(name="printed-circuit patches", rows=len(data.batch), sha256=sha256)
     number = publish(store, NAME, fitted, source, DEFAULT_ALIAS)
-    held_out = len(fitted.calibration.scores)
+    held_out = fitted.n_calibration
     say(
         f"fit: {NAME} version {number}, gaussian on the {fitted.width} MobileNetV2 features of {fitted.n_fit} normal images, "
         f"calibrated on {held_out} held out, published to {without_password(settings.store)}"

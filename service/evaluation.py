@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from models import Extractor
-from service.engine import Batch, Recipe, extract, fit, score
+from service.engine import Fitted, Recipe, chi_square_p_values, fit, score
 from service.errors import InvalidInput
+from service.features import Batch, extract
 
 TEST_SHARE = 0.3  # of the normal rows; all anomalous rows are tested
 
@@ -27,6 +28,7 @@ class Evaluation:
     fpr_at_95_tpr: float
     alpha: float
     false_alarm_rate: float  # share of normal test rows called outliers at alpha
+    chi_square_false_alarm_rate: float | None  # the same by the detector's own model, where it has one
     detection_rate: float  # share of anomalous test rows called outliers at alpha
     n_fit: int
     n_calibration: int
@@ -59,14 +61,21 @@ def evaluate(recipe: Recipe, batch: Batch, labels: NDArray[Any], extractor: Extr
         fpr_at_95_tpr=fpr_at_tpr(truth, verdicts.scores, 0.95),
         alpha=recipe.alpha,
         false_alarm_rate=float(verdicts.is_outlier[~truth].mean()),
+        chi_square_false_alarm_rate=_by_model(fitted, verdicts.scores[~truth], recipe.alpha),
         detection_rate=float(verdicts.is_outlier[truth].mean()),
         n_fit=fitted.n_fit,
-        n_calibration=len(fitted.calibration.scores),
+        n_calibration=fitted.n_calibration,
         n_normal=int((~truth).sum()),
         n_anomalous=int(truth.sum()),
         fit_seconds=fitted_at - start,
         score_seconds=scored_at - fitted_at,
     )
+
+
+def _by_model(fitted: Fitted, scores: NDArray[np.float64], alpha: float) -> float | None:
+    if fitted.detector.chi_square_degrees(fitted.detector.state_) is None:
+        return None
+    return float((chi_square_p_values(fitted, scores) <= alpha).mean())
 
 
 def fpr_at_tpr(truth: NDArray[np.bool_], scores: NDArray[np.float64], tpr: float) -> float:

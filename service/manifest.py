@@ -48,10 +48,12 @@ class ExtractorRecord(Part):
 
 
 class CalibrationRecord(Part):
-    """The held-out scores themselves are the blob ``calibration``."""
+    """The scores of the calibration rows themselves are in the blob ``calibration``."""
 
-    method: Literal["split-conformal"] = "split-conformal"
+    method: Literal["split-conformal", "class-conditional", "cross-conformal"] = "split-conformal"
     n: int = Field(gt=0)
+    folds: int = 5  # of cross-conformal calibration
+    trim: float = 0.0
 
 
 class GoldenRecord(Part):
@@ -94,7 +96,7 @@ class Manifest(Part):
     sum_levels: bool
     source: Source
     golden: GoldenRecord
-    state: str  # the JSON text of detectors.dumps; its arrays are the blobs `state` and `statistics`
+    states: list[str]  # JSON texts of detectors.dumps; their arrays are the blobs `state`, `statistics`, `state.1` and so on
     blobs: dict[str, BlobReference]
     parent: int | None = None
     created: str

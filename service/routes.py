@@ -74,7 +74,7 @@ SCORE: dict[str, Any] = {
             "content": {
                 "application/json": {
                     "schema": {"$ref": "#/components/schemas/ScoreRequest"},
-                    "example": {"rows": [[0.1, -0.3], [8.0, 7.5]], "alpha": 0.01, "attribute": 2},
+                    "example": {"rows": [[0.1, -0.3], [8.0, 7.5]], "alpha": 0.05, "attribute": 2},
                 },
                 "application/x-npy": {"schema": {"type": "string", "format": "binary", "description": "An .npy file, [rows, features]."}},
                 "multipart/form-data": {
@@ -199,6 +199,7 @@ def _version(manifest: Manifest, number: int, aliases: dict[str, int]) -> Versio
         levels=[level.model_dump() for level in manifest.levels],
         extractor={"digest": extractor.digest, **extractor.spec} if extractor else None,
         n_fit=manifest.n_fit,
+        calibration=manifest.calibration.method,
         n_calibration=manifest.calibration.n,
         alpha=manifest.alpha,
         source=manifest.source.model_dump(),

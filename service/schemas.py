@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,7 +16,17 @@ class Options(Schema):
 
     alpha: float | None = Field(None, gt=0, lt=1, description="Accepted false-alarm rate; the version's own by default.")
     fdr: bool = Field(False, description="Judge the batch together, by Benjamini and Hochberg at level alpha.")
+    tail: Literal["pareto"] | None = Field(
+        None, description="Continue p-values beyond the largest calibration score by a generalised Pareto model, which guarantees nothing."
+    )
     attribute: int = Field(0, ge=0, le=100, description="Name this many features with the largest shares in each score.")
+    attribute_by: Literal["feature", "level", "component"] = Field(
+        "feature", description="What `attribute` counts: features, levels of the extractor, or principal components."
+    )
+    chi_square: bool = Field(
+        False,
+        description="Add the p-value by the detector's own model, a chi-square law that real features are far from: not calibrated.",
+    )
 
 
 class ScoreRequest(Options):
@@ -24,14 +34,22 @@ class ScoreRequest(Options):
 
 
 class Share(Schema):
-    feature: str
-    share: float = Field(description="What the feature adds to the score; all shares of a row add up to it.")
+    """One of `feature`, `level` and `component` is there: what `attribute_by` asked for."""
+
+    feature: str | None = None
+    level: str | None = None
+    component: str | None = None
+    share: float = Field(
+        description="What it adds to the score, or by how much the score falls without it: see `attribution` of the answer."
+    )
 
 
 class Result(Schema):
     score: float = Field(description="Higher = more anomalous, in the detector's own unit.")
     p_value: float = Field(description="Probability of a score at least this large for a normal row.")
     is_outlier: bool
+    off_span: bool | None = Field(None, description="Whether the row left the directions in which normal rows vary; only where one did.")
+    chi_square_p_value: float | None = Field(None, description="By the detector's own model, on request; not calibrated.")
     attribution: list[Share] | None = Field(None, description="The largest shares, on request.")
 
 
@@ -43,6 +61,7 @@ class ScoreResponse(Schema):
                 "version": 3,
                 "alpha": 0.01,
                 "threshold": 1520.4,
+                "calibration": "split-conformal",
                 "n_calibration": 400,
                 "results": [{"score": 2210.7, "p_value": 0.0024937, "is_outlier": True}],
             }
@@ -52,9 +71,11 @@ class ScoreResponse(Schema):
     detector: str
     version: int = Field(description="The version that gave all of these results.")
     alpha: float
-    threshold: float | None = Field(description="Scores above it are outliers; null where alpha is too small for any.")
+    threshold: float | None = Field(description="Scores above it are outliers; null where p-values do not follow from the score alone.")
+    calibration: str = Field(description="Method of calibration: split-conformal, class-conditional or cross-conformal.")
     n_calibration: int
-    warning: str | None = None
+    tail: str | None = Field(None, description="Says that p-values are continued by a model, where that was asked for.")
+    attribution: Literal["additive", "leave_one_out"] | None = Field(None, description="What shares are, where some were asked for.")
     results: list[Result]
 
 
@@ -80,6 +101,7 @@ class VersionSummary(Schema):
     levels: list[dict[str, Any]]
     extractor: dict[str, Any] | None
     n_fit: int
+    calibration: str
     n_calibration: int
     alpha: float
     source: dict[str, Any]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import orjson
@@ -11,6 +12,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from service import codecs, engine, errors
+from service.features import Batch, timed
 from service.problems import explained
 from service.schemas import Options
 from service.settings import Settings
@@ -53,19 +55,17 @@ async def _files(request: Request, settings: Settings) -> list[bytes]:
 def judge(loaded: Loaded, payload: Payload, options: Options, settings: Settings) -> tuple[bytes, engine.Verdicts]:
     """The answer to a request, encoded, and the verdicts in it."""
     seconds: dict[str, float] = {}
-    with engine.timed(seconds, "decode"):
+    with timed(seconds, "decode"):
         batch, options = _decoded(payload, options, settings)
-    verdicts = engine.score(
-        loaded.fitted, batch, alpha=options.alpha, fdr=options.fdr, attribute=options.attribute > 0, max_pixels=settings.max_pixels
-    )
-    with engine.timed(seconds, "encode"):
-        content = orjson.dumps(answer(loaded, verdicts, options.attribute))
+    verdicts = engine.score(loaded.fitted, batch, **asked(options), max_pixels=settings.max_pixels)
+    with timed(seconds, "encode"):
+        content = orjson.dumps(answer(loaded, verdicts, options))
     for stage, spent in seconds.items():
         verdicts.seconds[stage] = verdicts.seconds.get(stage, 0.0) + spent
     return content, verdicts
 
 
-def _decoded(payload: Payload, options: Options, settings: Settings) -> tuple[engine.Batch, Options]:
+def _decoded(payload: Payload, options: Options, settings: Settings) -> tuple[Batch, Options]:
     form, body = payload
     if isinstance(body, list):
         return codecs.batch_of_images(body, settings), options
@@ -80,24 +80,41 @@ def _decoded(payload: Payload, options: Options, settings: Settings) -> tuple[en
     return codecs.rows_of_json(rows, settings), options
 
 
-def answer(loaded: Loaded, verdicts: engine.Verdicts, attribute: int) -> dict[str, Any]:
+def asked(options: Options) -> dict[str, Any]:
+    """Options as ``engine.score`` takes them."""
+    return {
+        "alpha": options.alpha,
+        "fdr": options.fdr,
+        "tail": options.tail is not None,
+        "attribute_by": options.attribute_by if options.attribute else None,
+        "chi_square": options.chi_square,
+    }
+
+
+def answer(loaded: Loaded, verdicts: engine.Verdicts, options: Options) -> dict[str, Any]:
     """The answer of ``:score`` as plain data."""
-    columns = zip(verdicts.scores.tolist(), verdicts.p_values.tolist(), verdicts.is_outlier.tolist(), strict=True)
-    results: list[dict[str, Any]] = [{"score": s, "p_value": p, "is_outlier": o} for s, p, o in columns]
+    fitted = loaded.fitted
+    columns: dict[str, list[Any]] = {
+        "score": verdicts.scores.tolist(),
+        "p_value": verdicts.p_values.tolist(),
+        "is_outlier": verdicts.is_outlier.tolist(),
+    }
+    if verdicts.off_span.any():
+        columns["off_span"] = verdicts.off_span.tolist()
+    if verdicts.chi_square_p_values is not None:
+        columns["chi_square_p_value"] = verdicts.chi_square_p_values.tolist()
     if verdicts.attributions is not None:
-        for result, shares in zip(results, verdicts.attributions, strict=True):
-            result["attribution"] = loaded.fitted.largest_shares(shares, attribute)
-    calibration = loaded.fitted.calibration
+        columns["attribution"] = [fitted.largest_shares(row, options.attribute, options.attribute_by) for row in verdicts.attributions]
     content: dict[str, Any] = {
         "detector": loaded.name,
         "version": loaded.number,
         "alpha": verdicts.alpha,
-        "threshold": verdicts.threshold if verdicts.threshold != float("inf") else None,
-        "n_calibration": len(calibration.scores),
+        "threshold": None if verdicts.threshold is None or math.isinf(verdicts.threshold) else verdicts.threshold,
+        "calibration": fitted.judge.METHOD,
+        "n_calibration": fitted.n_calibration,
     }
-    if verdicts.alpha < calibration.smallest_p_value:
-        content["warning"] = (
-            f"alpha is below {calibration.smallest_p_value:.3g}, the smallest p-value that "
-            f"{len(calibration.scores)} calibration rows can give: nothing can be called an outlier"
-        )
-    return {**content, "results": results}
+    if options.tail:
+        content["tail"] = "generalised Pareto: p-values below 1 / (n_calibration + 1) are a model's, without guarantee"
+    if verdicts.attributions is not None:
+        content["attribution"] = fitted.detector.ATTRIBUTION
+    return {**content, "results": [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]}

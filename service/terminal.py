@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from models import ModelError
-from service import engine, errors
+from service import errors, features
 
 SHOWN_ROWS = 20  # of a batch that is not written to a file
 
@@ -25,7 +25,7 @@ err = Console(stderr=True)
 
 
 @contextmanager
-def progress() -> Iterator[engine.Progress]:
+def progress() -> Iterator[features.Progress]:
     """A bar on a terminal; elsewhere a plain line for every tenth of a phase."""
     if not err.is_terminal:
         shown: dict[str, int] = {}
@@ -67,7 +67,8 @@ def print_scores(content: dict[str, Any], keys: Any, *, everything: bool) -> Non
         table = Table("row", "score", "p-value", "verdict", "why")
         for i in shown:
             result = results[i]
-            why = ", ".join(f"{share['feature']} {share['share']:+.3g}" for share in result.get("attribution", []))
+            shares = result.get("attribution", [])
+            why = ", ".join(f"{share[by]} {share['share']:+.3g}" for share in shares for by in share.keys() - {"share"})
             verdict = "[red]outlier[/]" if result["is_outlier"] else "normal"
             key = escape(keys[i]) if keys else str(i)
             table.add_row(key, f"{result['score']:.6g}", f"{result['p_value']:.4g}", verdict, escape(why))
@@ -76,8 +77,8 @@ def print_scores(content: dict[str, Any], keys: Any, *, everything: bool) -> Non
         say(f"the {len(shown)} highest of {len(results)} scores; --output FILE writes all")
     flagged = sum(result["is_outlier"] for result in results)
     say(f"{content['detector']} version {content['version']}: {flagged} of {len(results)} rows are outliers at alpha {content['alpha']:g}")
-    if "warning" in content:
-        err.print(f"warning: {content['warning']}", highlight=False, soft_wrap=True)
+    if "tail" in content:
+        err.print(f"tail: {content['tail']}", highlight=False, soft_wrap=True)
 
 
 @contextmanager

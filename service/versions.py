@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from service import errors
 from service.archive import ArchiveError, pack, unpack
-from service.engine import Fitted, check_golden
+from service.engine import Fitted
 from service.manifest import Manifest, Source
 from service.metrics import Metrics
 from service.settings import Settings
@@ -285,5 +285,5 @@ def load(store: Store, settings: Settings, name: str, number: int) -> Loaded:
         )
     except ArchiveError as error:
         raise errors.VersionRefused(name, number, str(error)) from None
-    check_golden(fitted, name, number)
+    fitted.check(name, number)
     return Loaded(name, number, manifest, fitted)

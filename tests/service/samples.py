@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from service import archive, engine
+from service.features import Batch
 from service.manifest import BlobReference, CalibrationRecord, GoldenRecord, LevelRecord, Manifest, Source
 from service.store import CHUNK_BYTES, Store
 
@@ -28,7 +29,7 @@ def manifest_of(blobs: Mapping[str, bytes], *, chunk_bytes: int = CHUNK_BYTES, n
         sum_levels=False,
         source=Source(name=note, rows=15, sha256="0" * 64),
         golden=GoldenRecord(rows=0, inputs=0, relative=1e-6, absolute=1e-9),
-        state="{}",
+        states=["{}"],
         blobs={name: BlobReference.to(data, chunk_bytes) for name, data in blobs.items()},
         created="2026-01-02T03:04:05+00:00",
     )
@@ -47,7 +48,7 @@ def read_whole(store: Store, name: str, number: int) -> dict[str, bytes]:
 def fitted(scale: float = 1.0, *, width: int = 4, rows: int = 300) -> engine.Fitted:
     """A gaussian detector on normal rows with standard deviation ``scale``: another scale gives other scores."""
     data = scale * np.random.default_rng(0).standard_normal((rows, width))
-    return engine.fit(engine.Recipe(alpha=0.05), engine.Batch(rows=data))
+    return engine.fit(engine.Recipe(alpha=0.05), Batch(rows=data))
 
 
 def publish_fitted(store: Store, name: str, detector: engine.Fitted) -> int:

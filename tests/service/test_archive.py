@@ -13,6 +13,8 @@ from safetensors.numpy import load, save
 
 from service import engine
 from service.archive import ArchiveError, pack, unpack
+from service.features import Batch
+from service.golden import GOLDEN_INPUT_BYTES, GOLDEN_ROWS
 from service.manifest import ExtractorRecord, Manifest, ManifestError, Source
 from tests.service.samples import fitted
 from tests.service.served import NORMAL, fitted_images, network, pixel_extractor, rows
@@ -20,8 +22,8 @@ from tests.service.served import NORMAL, fitted_images, network, pixel_extractor
 SOURCE = Source(name="random", rows=300, sha256="0" * 64)
 MAKERS: dict[str, Callable[[], engine.Fitted]] = {
     "rows": fitted,
-    "named": lambda: engine.fit(engine.Recipe(alpha=0.05), engine.Batch(rows=rows(300)), feature_names=list("äbcd")),
-    "levels": lambda: engine.fit(engine.Recipe(alpha=0.05, sum_levels=True), engine.Batch(rows=rows(300))),
+    "named": lambda: engine.fit(engine.Recipe(alpha=0.05), Batch(rows=rows(300)), feature_names=list("äbcd")),
+    "levels": lambda: engine.fit(engine.Recipe(alpha=0.05, sum_levels=True), Batch(rows=rows(300))),
     "images": fitted_images,
 }
 
@@ -34,6 +36,10 @@ def assert_same(one: Any, other: Any, place: str = "") -> None:
     elif is_dataclass(one):
         for field in fields(one):
             assert_same(getattr(one, field.name), getattr(other, field.name), f"{place}.{field.name}")
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), place
+        for key in one:
+            assert_same(one[key], other[key], f"{place}.{key}")
     elif isinstance(one, tuple | list):
         assert len(one) == len(other), place
         for index, (a, b) in enumerate(zip(one, other, strict=True)):
@@ -48,14 +54,15 @@ def test_a_round_trip_keeps_every_bit(make: Callable[[], engine.Fitted]) -> None
     before = make()
     manifest, blobs = pack(before, "pumps", SOURCE)
     after = unpack(Manifest.parse(manifest.canonical()), blobs.__getitem__, device="cpu")
-    for part in ("calibration", "levels", "golden", "n_fit", "feature_names"):
+    assert_same(before.judge.arrays(), after.judge.arrays(), "judge")
+    for part in ("levels", "golden", "n_fit", "feature_names"):
         assert_same(getattr(before, part), getattr(after, part), part)
     assert_same(before.detector.state_.levels, after.detector.state_.levels)
     assert (after.recipe.type, after.recipe.alpha, after.recipe.seed) == (before.recipe.type, before.recipe.alpha, before.recipe.seed)
     assert after.detector.get_params() == before.detector.get_params()
-    batch = engine.Batch(images=[path.read_bytes() for path in NORMAL[:9]]) if before.extractor else engine.Batch(rows=rows(9))
-    assert_same(engine.score(before, batch, attribute=True).scores, engine.score(after, batch).scores)
-    engine.check_golden(after, "pumps", 1)
+    batch = Batch(images=[path.read_bytes() for path in NORMAL[:9]]) if before.extractor else Batch(rows=rows(9))
+    assert_same(engine.score(before, batch, attribute_by="feature").scores, engine.score(after, batch).scores)
+    after.check("pumps", 1)
 
 
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS.keys())
@@ -65,7 +72,7 @@ def test_packing_what_was_unpacked_gives_the_same_blobs(make: Callable[[], engin
     again, other = pack(unpack(manifest, blobs.__getitem__, device="cpu"), "pumps", SOURCE)
     del blobs["statistics"]
     assert other == blobs
-    assert again.state == manifest.state
+    assert again.states == manifest.states
 
 
 def test_the_statistics_are_stored_apart() -> None:
@@ -139,9 +146,9 @@ def test_unknown_types_and_parameters_are_refused() -> None:
     """A version of a type that this build does not have says so."""
     manifest, blobs = pack(fitted(), "pumps", SOURCE)
     for text, says in (('"type": "gaussian"', "'other'"), ('"format": 1', "format 2")):
-        changed = manifest.state.replace(text, {'"type": "gaussian"': '"type": "other"', '"format": 1': '"format": 2'}[text])
-        assert changed != manifest.state
-        assert_refused(manifest.model_copy(update={"state": changed}), blobs, says)
+        changed = manifest.states[0].replace(text, {'"type": "gaussian"': '"type": "other"', '"format": 1': '"format": 2'}[text])
+        assert [changed] != manifest.states
+        assert_refused(manifest.model_copy(update={"states": [changed]}), blobs, says)
 
 
 @pytest.mark.parametrize(
@@ -169,9 +176,9 @@ def test_unknown_members_of_a_manifest_are_refused() -> None:
 def test_large_images_are_no_golden_inputs() -> None:
     """They would make the version large; where all are large there are none, and the features alone are checked."""
     noise = np.random.default_rng(0).integers(0, 256, (40, 600, 600, 3), dtype=np.uint8)
-    assert noise[0].nbytes > engine.GOLDEN_INPUT_BYTES
-    before = engine.fit(engine.Recipe(alpha=0.2), engine.Batch(images=list(noise)), pixel_extractor())
+    assert noise[0].nbytes > GOLDEN_INPUT_BYTES
+    before = engine.fit(engine.Recipe(alpha=0.2), Batch(images=list(noise)), pixel_extractor())
     manifest, blobs = pack(before, "boards", SOURCE)
     after = unpack(manifest, blobs.__getitem__, device="cpu")
-    assert (len(after.golden.inputs), len(after.golden.features)) == (0, engine.GOLDEN_ROWS)
-    engine.check_golden(after, "boards", 1)
+    assert (len(after.golden.inputs), len(after.golden.features)) == (0, GOLDEN_ROWS)
+    after.check("boards", 1)

@@ -493,7 +493,7 @@ COMMANDS = {
     "store": ("fit x --data good.npy --store nope://x", ("nope://x", "redis")),
     "no store": ("fit x --data good.npy --store redis://127.0.0.1:1", ("did not answer", "127.0.0.1:1")),
     "output": ("score x --data good.npy --output a.txt", ("'.txt'", ".parquet")),
-    "score alpha": ("score x --data good.npy --alpha 2", ("--alpha", "between 0 and 1", "2.0")),
+    "score alpha": ("score x --data good.npy --alpha 2", ("--alpha", "less than 1", "2.0")),
     "no detector": ("score x --data good.npy", ("'x'", "no detector")),
     "labels": ("evaluate --data good.npy", ("'y'", "labels")),
     "labels of text": ("evaluate --data good.npy --labels text.npy", ("0 for normal", "'a'")),

@@ -103,7 +103,7 @@ def test_help_and_usage(shell: Shell) -> None:
 def test_fit_says_what_it_made(shell: Shell) -> None:
     """One line on stdout, which names the version; progress as plain lines on stderr, where that is no terminal."""
     done = shell.run("fit said --data rows.parquet --alpha 0.05 --calibrate 0.25 --alias shadow")
-    assert done.stdout == "said version 1: gaussian on 150 rows x 3 features, calibrated on 50 rows, alias shadow\n"
+    assert done.stdout == "said version 1: gaussian on 150 rows x 3 features, split-conformal calibration on 50 rows, alias shadow\n"
     assert done.stderr.splitlines() == ["fit: 0 of 1", "fit: 1 of 1"]
     assert shell.json("detectors --json")[-1]["aliases"] == {"shadow": 1}
 
@@ -186,10 +186,11 @@ def test_fdr(shell: Shell) -> None:
     assert sum(r["is_outlier"] for r in together) < sum(r["is_outlier"] for r in alone)
 
 
-def test_an_alpha_out_of_reach_is_warned_of(shell: Shell) -> None:
-    """On stderr, so that stdout stays what it is."""
-    done = shell.run("score pumps:1 --data rows.npy --alpha 0.001")
-    assert "warning: alpha is below" in done.stderr and "0 of 200 rows are outliers" in done.stdout
+def test_an_alpha_out_of_reach_is_refused(shell: Shell) -> None:
+    """The refusal says how many calibration rows it takes."""
+    done = shell.run("score pumps:1 --data rows.npy --alpha 0.001", code=1)
+    assert "needs at least 999 calibration rows; there are 40" in done.stderr
+    assert done.stdout == ""
 
 
 def test_promote_and_rollback(shell: Shell) -> None:

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from models import Level
 from service import engine
-from service.engine import Batch, Recipe
+from service.engine import Recipe
 from service.errors import InvalidInput, VersionRefused
+from service.features import PIXELS_AT_A_TIME, Batch, fingerprint
+from service.golden import GOLDEN_INPUTS, GOLDEN_ROWS
 from tests.service.served import NORMAL, fitted_images, pixels, rows
 
 RECIPE = Recipe(alpha=0.05)
@@ -44,7 +46,7 @@ def test_rows_held_out_have_no_part_in_the_fit() -> None:
     other = engine.fit(RECIPE, Batch(rows=data))
     probe = rows(20, seed=9)
     np.testing.assert_array_equal(one.detector.scores(probe), other.detector.scores(probe))
-    assert other.calibration.scores.min() > one.calibration.scores.max()
+    assert other.judge.reference.min() > one.judge.reference.max()
     data[kept] *= 2
     assert (engine.fit(RECIPE, Batch(rows=data)).detector.scores(probe) != one.detector.scores(probe)).all()
 
@@ -54,8 +56,8 @@ def test_calibration_scores_are_those_of_the_rows_held_out() -> None:
     data = rows(300)
     fitted = engine.fit(RECIPE, Batch(rows=data))
     _, held_out = engine.split(len(data), RECIPE)
-    np.testing.assert_array_equal(fitted.calibration.scores, np.sort(fitted.detector.scores(data[held_out])))
-    assert (fitted.n_fit, len(fitted.calibration.scores)) == (240, 60)
+    np.testing.assert_array_equal(fitted.judge.reference, np.sort(fitted.detector.scores(data[held_out])))
+    assert (fitted.n_fit, fitted.n_calibration) == (240, 60)
 
 
 def test_false_alarms_are_as_rare_as_promised() -> None:
@@ -85,7 +87,7 @@ def test_false_alarms_are_as_rare_as_promised() -> None:
 def test_what_cannot_be_fitted_is_refused(recipe: Recipe, count: int, says: str) -> None:
     """With what is wrong and what would do."""
     if "fits" in says:
-        assert len(engine.fit(recipe, Batch(rows=rows(count))).calibration.scores) == 99
+        assert engine.fit(recipe, Batch(rows=rows(count))).n_calibration == 99
         return
     with pytest.raises(InvalidInput) as refused:
         engine.fit(recipe, Batch(rows=rows(count)))
@@ -132,7 +134,7 @@ def test_images_and_their_pixels_are_the_same_input() -> None:
 def test_groups_of_large_images_change_no_score() -> None:
     """Ten images that make two groups get the scores that each gets alone, in the same order."""
     fitted, large = fitted_images(), np.kron(pixels(NORMAL[:10]), np.ones((1, 24, 24, 1), np.uint8))
-    assert engine.PIXELS_AT_A_TIME < large[..., 0].size < 2 * engine.PIXELS_AT_A_TIME
+    assert PIXELS_AT_A_TIME < large[..., 0].size < 2 * PIXELS_AT_A_TIME
     alone = [engine.score(fitted, Batch(images=[image])).scores[0] for image in large]
     np.testing.assert_allclose(engine.score(fitted, Batch(images=list(large))).scores, alone, rtol=1e-12)
 
@@ -149,9 +151,9 @@ def test_golden_rows_are_held_out_ones_with_their_scores() -> None:
     data = rows(300)
     fitted = engine.fit(RECIPE, Batch(rows=data))
     _, held_out = engine.split(len(data), RECIPE)
-    np.testing.assert_array_equal(fitted.golden.features, data[held_out[: engine.GOLDEN_ROWS]])
+    np.testing.assert_array_equal(fitted.golden.features, data[held_out[:GOLDEN_ROWS]])
     np.testing.assert_array_equal(fitted.golden.scores, fitted.detector.scores(fitted.golden.features))
-    engine.check_golden(fitted, "pumps", 3)
+    fitted.check("pumps", 3)
 
 
 @pytest.mark.parametrize("change", [1e-5, 0.1])
@@ -162,7 +164,7 @@ def test_a_changed_state_fails_the_golden_rows(change: float) -> None:
     norm = replace(state.levels[0], whiten=state.levels[0].whiten * (1 + change))
     fitted.detector.state_ = replace(state, levels=(norm,))
     with pytest.raises(VersionRefused, match=r"version 3 of detector 'pumps' was refused: a golden row scores .* when fitted"):
-        engine.check_golden(fitted, "pumps", 3)
+        fitted.check("pumps", 3)
 
 
 def test_a_state_that_does_not_fit_its_golden_rows_is_refused() -> None:
@@ -171,20 +173,20 @@ def test_a_state_that_does_not_fit_its_golden_rows_is_refused() -> None:
     for features, scores in ((rows(8, width=3), fitted.golden.scores), (fitted.golden.features, np.ones(3))):
         changed = replace(fitted, golden=replace(fitted.golden, features=features, scores=scores))
         with pytest.raises(VersionRefused, match="its golden rows cannot be scored"):
-            engine.check_golden(changed, "pumps", 3)
+            changed.check("pumps", 3)
 
 
 def test_a_changed_preprocessing_fails_the_golden_inputs() -> None:
     """Raw images are kept too: another extractor in front of the same state is found out."""
     fitted = fitted_images()
-    assert len(fitted.golden.inputs) == engine.GOLDEN_INPUTS
-    engine.check_golden(fitted, "boards", 1)
+    assert len(fitted.golden.inputs) == GOLDEN_INPUTS
+    fitted.check("boards", 1)
     assert fitted.extractor and fitted.extractor.preprocessing
     fitted.extractor.preprocessing = replace(fitted.extractor.preprocessing, resize="crop", interpolation="nearest", colour="bgr")
     shifted = [np.roll(np.asarray(image), 20) for image in pixels(NORMAL[:4])]
     changed = replace(fitted, golden=replace(fitted.golden, inputs=Batch(images=shifted)))
     with pytest.raises(VersionRefused, match="a golden input scores"):
-        engine.check_golden(changed, "boards", 1)
+        changed.check("boards", 1)
 
 
 def test_levels_can_be_modelled_one_by_one() -> None:
@@ -206,21 +208,21 @@ def test_features_go_by_the_names_of_the_data() -> None:
 def test_the_fingerprint_changes_with_any_bit(row: int, column: int, bit: int) -> None:
     """Any bit of any value."""
     data = rows(300)
-    before = engine.fingerprint(Batch(rows=data))
+    before = fingerprint(Batch(rows=data))
     data.view(np.uint64)[row, column] ^= np.uint64(1 << bit)
-    assert engine.fingerprint(Batch(rows=data)) != before
+    assert fingerprint(Batch(rows=data)) != before
 
 
 def test_the_fingerprint_is_of_values_order_shape_and_type() -> None:
     """Equal data have equal fingerprints whatever their layout in memory; order, shape and type count."""
     data = rows(10)
-    one = engine.fingerprint(Batch(rows=data))
-    assert engine.fingerprint(Batch(rows=np.asfortranarray(data))) == one
+    one = fingerprint(Batch(rows=data))
+    assert fingerprint(Batch(rows=np.asfortranarray(data))) == one
     for other in (data[::-1], data.reshape(20, 2), data.astype(np.float32), data[:9]):
-        assert engine.fingerprint(Batch(rows=other)) != one
+        assert fingerprint(Batch(rows=other)) != one
     images = [path.read_bytes() for path in NORMAL[:3]]
-    assert engine.fingerprint(Batch(images=images)) != engine.fingerprint(Batch(images=images[::-1]))
-    assert engine.fingerprint(Batch(images=images)) != engine.fingerprint(Batch(images=[*images[:2], images[2] + b"\0"]))
+    assert fingerprint(Batch(images=images)) != fingerprint(Batch(images=images[::-1]))
+    assert fingerprint(Batch(images=images)) != fingerprint(Batch(images=[*images[:2], images[2] + b"\0"]))
 
 
 def test_times_of_stages_exclude_each_other() -> None:
@@ -237,4 +239,4 @@ def test_levels_extracted_before_are_the_levels_of_the_fit() -> None:
     summed = engine.fit(Recipe(sum_levels=True, alpha=0.05), batch, levels=levels)
     assert summed.levels == levels
     assert summed.detector.get_params()["levels"] == [1, 3]
-    assert not np.allclose(summed.calibration.scores, engine.fit(Recipe(alpha=0.05), batch).calibration.scores)
+    assert not np.allclose(summed.judge.reference, engine.fit(Recipe(alpha=0.05), batch).judge.reference)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from service import engine
+from service.features import Batch
 from service.store import Store
 from tests.servers import RedisServer, ServiceProcess, eventually
 from tests.service.samples import fitted, publish_fitted
@@ -25,7 +26,7 @@ ROUNDS = 4
 
 ROWS = np.random.default_rng(1).standard_normal((5, 4))
 DETECTORS = [fitted(1.0), fitted(10.0)]
-SCORES = {number: engine.score(detector, engine.Batch(rows=ROWS)).scores for number, detector in enumerate(DETECTORS, 1)}
+SCORES = {number: engine.score(detector, Batch(rows=ROWS)).scores for number, detector in enumerate(DETECTORS, 1)}
 
 
 @pytest.fixture(scope="module")

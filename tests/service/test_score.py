@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from models import Extractor, bundled
 from service import engine
+from service.features import Batch
 from service.settings import Settings
 from service.versions import Loaded, load
 from tests.servers import eventually
@@ -29,7 +30,7 @@ SHOWN = [*NORMAL[:3], *ODD[:3]]
 def fitted_by_network() -> engine.Fitted:
     """A detector on the bundled network's features of 120 images."""
     onnx_file, preprocessing, taps = bundled("mobilenet_v2")
-    images = engine.Batch(images=[path.read_bytes() for path in NORMAL[:120]])
+    images = Batch(images=[path.read_bytes() for path in NORMAL[:120]])
     return engine.fit(engine.Recipe(alpha=0.1), images, Extractor(onnx_file, preprocessing=preprocessing, taps=taps, device="cpu"))
 
 
@@ -43,10 +44,10 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 def loaded(service: Served, name: str, number: int) -> Loaded:
-    return load(service.store, name, number, Settings(device="cpu"))
+    return load(service.store, Settings(device="cpu"), name, number)
 
 
-def in_process(service: Served, name: str, number: int, batch: engine.Batch, **how: Any) -> engine.Verdicts:
+def in_process(service: Served, name: str, number: int, batch: Batch, **how: Any) -> engine.Verdicts:
     """What the engine says of ``batch``, with the one thread for matrix products that a request has."""
     with threadpool_limits(1, user_api="blas"):
         return engine.score(loaded(service, name, number).fitted, batch, **how)
@@ -67,8 +68,8 @@ def test_json_rows_are_scored_as_in_process(service: Served) -> None:
     batch = rows(50)
     answer = service.score("rows", batch.tolist())
     assert answer.headers["content-type"] == JSON
-    assert_equal(answer, in_process(service, "rows", 2, engine.Batch(rows=batch)))
-    assert answer.json()["n_calibration"] == len(loaded(service, "rows", 2).fitted.calibration.scores)
+    assert_equal(answer, in_process(service, "rows", 2, Batch(rows=batch)))
+    assert answer.json()["n_calibration"] == loaded(service, "rows", 2).fitted.n_calibration
 
 
 @pytest.mark.parametrize(
@@ -89,18 +90,18 @@ def test_json_rows_are_scored_as_in_process(service: Served) -> None:
 )
 def test_npy_rows_of_any_number_type_and_order(service: Served, array: np.ndarray[Any, Any]) -> None:
     """An .npy body is read as numpy itself reads it."""
-    assert_equal(service.score("rows", array), in_process(service, "rows", 2, engine.Batch(rows=np.asarray(array, np.float64))))
+    assert_equal(service.score("rows", array), in_process(service, "rows", 2, Batch(rows=np.asarray(array, np.float64))))
 
 
 def test_npy_without_a_media_type_of_its_own(service: Served) -> None:
     """Clients that know no better may send .npy as octets."""
     answer = service.score("rows", npy(rows(3)), media="application/octet-stream")
-    assert_equal(answer, in_process(service, "rows", 2, engine.Batch(rows=rows(3))))
+    assert_equal(answer, in_process(service, "rows", 2, Batch(rows=rows(3))))
 
 
 def test_an_image_scores_the_same_in_every_form(service: Served, tmp_path: Path) -> None:
     """One by one, several in a form, as an array of pixels, and by the command line: one score per image."""
-    expected = in_process(service, "boards", 1, engine.Batch(images=[path.read_bytes() for path in SHOWN]))
+    expected = in_process(service, "boards", 1, Batch(images=[path.read_bytes() for path in SHOWN]))
     parts = [("images", (path.name, path.read_bytes(), "image/png")) for path in SHOWN]
     form = service.client.post("/v1/detectors/boards:score", files=parts)
     singles = [service.score("boards", path.read_bytes(), media="image/png") for path in SHOWN]
@@ -142,14 +143,14 @@ def test_each_reference_means_one_version(service: Served, reference: str, versi
     name = reference.partition("@")[0].partition("/")[0]
     answer = service.score(reference, rows(5).tolist())
     assert (answer.json()["detector"], answer.json()["version"]) == (name, version)
-    assert_equal(answer, in_process(service, name, version, engine.Batch(rows=rows(5))))
+    assert_equal(answer, in_process(service, name, version, Batch(rows=rows(5))))
 
 
 def test_options_stand_in_the_query_or_in_the_body(service: Served) -> None:
     """alpha, fdr and attribute mean the same in both places, and the body wins."""
     batch = 3 * rows(40)
     for options in ({"alpha": 0.2, "fdr": False}, {"alpha": 0.3, "fdr": True}):
-        expected = in_process(service, "rows", 2, engine.Batch(rows=batch), **options)
+        expected = in_process(service, "rows", 2, Batch(rows=batch), **options)
         assert_equal(service.score("rows", batch, params=options), expected)
         assert_equal(service.score("rows", {"rows": batch.tolist(), **options}), expected)
         assert_equal(service.score("rows", {"rows": batch.tolist(), **options}, params={"alpha": 0.9, "fdr": not options["fdr"]}), expected)
@@ -192,13 +193,14 @@ def test_the_threshold_decides_as_the_p_value_does(service: Served) -> None:
         assert all(result["is_outlier"] == (result["score"] > body["threshold"]) for result in body["results"])
 
 
-def test_an_alpha_that_nothing_can_reach_is_said(service: Served) -> None:
-    """Below the smallest possible p-value there is no threshold and no outlier, and the answer warns of it."""
-    body = service.score("rows", (1e6 * rows(3)).tolist(), params={"alpha": 0.001}).json()
-    assert body["threshold"] is None
-    assert "0.001" not in body["warning"] and "smallest p-value" in body["warning"] and "60 calibration rows" in body["warning"]
-    assert not any(result["is_outlier"] for result in body["results"])
-    assert "warning" not in service.score("rows", rows(3)).json()
+def test_an_alpha_that_nothing_can_reach_is_refused(service: Served) -> None:
+    """Below the smallest possible p-value nothing would ever be an outlier: the refusal says how many rows it takes."""
+    refused = service.score("rows", rows(3).tolist(), params={"alpha": 0.001})
+    assert refused.status_code == 422
+    problem = refused.json()
+    assert "needs at least 999 calibration rows; there are 60, which allow 0.0164 and more" in problem["detail"]
+    assert problem["errors"][0]["pointer"] == "#/alpha"
+    assert service.score("rows", rows(3), params={"alpha": 0.02}).status_code == 200
 
 
 def test_scores_beyond_float64_stay_numbers(service: Served) -> None:
@@ -221,7 +223,7 @@ def test_concurrent_requests_do_not_mix(service: Served) -> None:
         answers = list(pool.map(ask, range(64)))
     for answer, batch, number in zip(answers, batches, numbers, strict=True):
         assert answer.json()["version"] == number
-        assert_equal(answer, in_process(service, "rows", number, engine.Batch(rows=batch)))
+        assert_equal(answer, in_process(service, "rows", number, Batch(rows=batch)))
 
 
 def test_a_full_queue_refuses_at_once_and_recovers(tmp_path: Path) -> None:
@@ -236,7 +238,7 @@ def test_a_full_queue_refuses_at_once_and_recovers(tmp_path: Path) -> None:
         for answer in refused:
             assert int(answer.headers["retry-after"]) >= 1
             assert answer.json()["type"] == "urn:farfield:problem:overloaded"
-        expected = in_process(service, "rows", 1, engine.Batch(rows=batch)).scores.tolist()
+        expected = in_process(service, "rows", 1, Batch(rows=batch)).scores.tolist()
         for answer in answers:
             if answer.status_code == 200:
                 assert [result["score"] for result in answer.json()["results"]] == expected

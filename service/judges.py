@@ -1,0 +1,203 @@
+"""Judges: the fitted detectors of a version with the calibration that turns their scores into p-values. Pure.
+
+A version has one judge. Which one follows from the method of calibration; each says how it is
+fitted, what it answers, and which arrays of it are stored beside the detectors.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detectors import Calibration, ClassGaussian, CrossConformal, Detector, GroupedCalibration, ParetoTail
+from detectors.labels import decoded, encoded
+
+Features = NDArray[Any]  # (n, d)
+Scores = NDArray[np.float64]  # (n,)
+Arrays = dict[str, NDArray[Any]]
+Held = tuple[NDArray[np.intp], NDArray[np.intp]]  # indices of the rows to fit on and of those held out
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    scores: Scores
+    p_values: Scores
+    threshold: float | None  # above it a score is an outlier at alpha; None where no one score decides
+
+
+class Judge(ABC):
+    """Base of all judges."""
+
+    METHOD: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def detectors(self) -> tuple[Detector[Any], ...]:
+        """The fitted detectors, all of one type."""
+
+    @property
+    @abstractmethod
+    def reference(self) -> Scores:
+        """Scores of all calibration rows, ascending."""
+
+    @abstractmethod
+    def judge(self, features: Features, alpha: float, *, tail: bool = False) -> Judgement:
+        """Scores and p-values. Raises ValueError for an ``alpha`` that no p-value can reach, and where there is no ``tail``."""
+
+    @abstractmethod
+    def arrays(self) -> Arrays:
+        """What is stored of the calibration."""
+
+    @classmethod
+    @abstractmethod
+    def restored(cls, detectors: Sequence[Detector[Any]], arrays: Arrays) -> Self:
+        """The judge of stored detectors and arrays."""
+
+    def scores(self, features: Features) -> Scores:
+        """The scores alone."""
+        return np.asarray(np.sum([detector.scores(features) / len(self.detectors) for detector in self.detectors], axis=0))
+
+    def attributions(self, features: Features, by: str = "feature") -> NDArray[np.float64]:
+        """Shares of features, or of principal components, in the scores."""
+        shares = [_shares(detector, features, by) / len(self.detectors) for detector in self.detectors]
+        return np.asarray(np.sum(shares, axis=0))
+
+
+@dataclass(frozen=True, slots=True)
+class SplitJudge(Judge):
+    """One detector, calibrated on rows held out."""
+
+    METHOD = "split-conformal"
+    detector: Detector[Any]
+    calibration: Calibration
+
+    @classmethod
+    def fitted(cls, detector: Detector[Any], features: Features, labels: Any, held: Held, trim: float) -> Self:
+        kept, held_out = held
+        detector.fit(features[kept], None if labels is None else labels[kept])
+        return cls(detector, Calibration.of(detector.scores(features[held_out]), trim=trim))
+
+    @property
+    def detectors(self) -> tuple[Detector[Any], ...]:
+        return (self.detector,)
+
+    @property
+    def reference(self) -> Scores:
+        return self.calibration.scores
+
+    def judge(self, features: Features, alpha: float, *, tail: bool = False) -> Judgement:
+        rule = ParetoTail.of(self.calibration) if tail else self.calibration
+        rule.check_alpha(alpha)
+        scores = self.detector.scores(features)
+        return Judgement(scores, rule.p_values(scores), rule.threshold(alpha))
+
+    def scores(self, features: Features) -> Scores:
+        return self.detector.scores(features)
+
+    def arrays(self) -> Arrays:
+        return {"scores": self.calibration.scores}
+
+    @classmethod
+    def restored(cls, detectors: Sequence[Detector[Any]], arrays: Arrays) -> Self:
+        (detector,) = detectors
+        return cls(detector, Calibration.of(arrays["scores"]))
+
+
+@dataclass(frozen=True, slots=True)
+class ClassJudge(Judge):
+    """One detector of several classes, calibrated within the class that each held-out row is nearest to."""
+
+    METHOD = "class-conditional"
+    detector: ClassGaussian
+    calibration: GroupedCalibration
+
+    @classmethod
+    def fitted(cls, detector: Detector[Any], features: Features, labels: Any, held: Held) -> Self:
+        if not isinstance(detector, ClassGaussian):
+            raise ValueError("calibration by class needs a detector that tells the nearest class: type class_gaussian")  # noqa: TRY004
+        kept, held_out = held
+        detector.fit(features[kept], labels[kept])
+        rows = features[held_out]
+        return cls(detector, GroupedCalibration.of(detector.scores(rows), detector.nearest_class(rows)))
+
+    @property
+    def detectors(self) -> tuple[Detector[Any], ...]:
+        return (self.detector,)
+
+    @property
+    def reference(self) -> Scores:
+        return np.sort(np.concatenate([calibration.scores for calibration in self.calibration.calibrations]))
+
+    def judge(self, features: Features, alpha: float, *, tail: bool = False) -> Judgement:
+        _refuse_tail(tail, self.METHOD)
+        self.calibration.check_alpha(alpha)
+        scores = self.detector.scores(features)
+        return Judgement(scores, self.calibration.p_values(scores, self.detector.nearest_class(features)), None)
+
+    def arrays(self) -> Arrays:
+        codes, text = encoded(self.calibration.groups)
+        counts = [len(calibration.scores) for calibration in self.calibration.calibrations]
+        scores = np.concatenate([calibration.scores for calibration in self.calibration.calibrations])
+        return {"codes": codes, "text": np.array(text), "counts": np.array(counts), "scores": scores}
+
+    @classmethod
+    def restored(cls, detectors: Sequence[Detector[Any]], arrays: Arrays) -> Self:
+        (detector,) = detectors
+        if not isinstance(detector, ClassGaussian):
+            raise TypeError("its detector tells no classes")
+        groups = decoded(arrays["codes"], int(arrays["text"]))
+        return cls(detector, GroupedCalibration.of(arrays["scores"], np.repeat(groups, arrays["counts"])))
+
+
+@dataclass(frozen=True, slots=True)
+class CrossJudge(Judge):
+    """One detector per fold of the rows, each calibrated on the fold that it has not seen."""
+
+    METHOD = "cross-conformal"
+    cross: CrossConformal
+
+    @classmethod
+    def fitted(cls, detector: Detector[Any], features: Features, labels: Any, folds: int, seed: int) -> Self:
+        return cls(CrossConformal.fit(detector, features, labels, folds=folds, seed=seed))
+
+    @property
+    def detectors(self) -> tuple[Detector[Any], ...]:
+        return self.cross.detectors
+
+    @property
+    def reference(self) -> Scores:
+        return np.sort(np.concatenate([calibration.scores for calibration in self.cross.calibrations]))
+
+    def judge(self, features: Features, alpha: float, *, tail: bool = False) -> Judgement:
+        _refuse_tail(tail, self.METHOD)
+        self.cross.check_alpha(alpha)
+        return Judgement(*self.cross.score(features), None)
+
+    def arrays(self) -> Arrays:
+        return {f"scores.{fold}": calibration.scores for fold, calibration in enumerate(self.cross.calibrations)}
+
+    @classmethod
+    def restored(cls, detectors: Sequence[Detector[Any]], arrays: Arrays) -> Self:
+        calibrations = tuple(Calibration.of(arrays[f"scores.{fold}"]) for fold in range(len(detectors)))
+        return cls(CrossConformal(tuple(detectors), calibrations))
+
+
+JUDGES: dict[str, type[Judge]] = {judge.METHOD: judge for judge in (SplitJudge, ClassJudge, CrossJudge)}
+
+
+def _refuse_tail(tail: bool, method: str) -> None:
+    if tail:
+        raise ValueError(f"a Pareto tail continues a split-conformal calibration; this version's is {method}")
+
+
+def _shares(detector: Detector[Any], features: Features, by: str) -> NDArray[np.float64]:
+    if by == "feature":
+        return detector.attributions(features)
+    if not hasattr(detector, "component_attributions"):
+        raise ValueError(f"a {type(detector).__name__} has no principal components to attribute a score to")
+    return np.asarray(detector.component_attributions(features))
