@@ -11,16 +11,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from math import isfinite
 from typing import Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.exceptions import NotFittedError
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import validate_data
 
 from detectors.arrays import Attributions, Rows, Scores
+from detectors.labels import checked
+from detectors.moments import BLOCK_ROWS
 
+NUMBERS = ("float64", "float32", "float16", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 LARGEST = np.finfo(np.float64).max
 LEFT_OUT_NUMBERS = 2**21  # of rows with a feature left out, scored at a time
 SMALLEST_LEARNED = 1e-70  # below, sums of fourth powers are lost to underflow
@@ -44,13 +48,15 @@ class Detector(OutlierMixin, BaseEstimator, ABC, Generic[StateT]):  # type: igno
     State: ClassVar[type]  # the frozen dataclass that ``learn`` returns
     VARIANTS: ClassVar[tuple[dict[str, Any], ...]] = ({},)  # parameters under which the contract is checked
     ATTRIBUTION: ClassVar[Literal["additive", "leave_one_out"]] = "leave_one_out"  # what ``attributions`` are
+    LABELLED: ClassVar[bool] = False  # whether rows are learned with their classes: ``learn`` and ``statistics`` then take ``labels``
+    DTYPES: ClassVar[tuple[str, ...]] = ("float64",)  # of the rows that a subclass's methods are given; others become the first
     _parameter_constraints: ClassVar[dict[str, Any]] = {}  # legal values, in scikit-learn's notation
     contamination: float
     state_: StateT
 
     @abstractmethod
     def learn(self, rows: Rows) -> StateT:
-        """State of normal ``rows`` (n, d), n >= 2, finite float64."""
+        """State of normal ``rows`` (n, d), n >= 2, finite, of one of ``DTYPES``."""
 
     @abstractmethod
     def anomaly_scores(self, state: StateT, rows: Rows) -> Scores:
@@ -81,33 +87,31 @@ class Detector(OutlierMixin, BaseEstimator, ABC, Generic[StateT]):  # type: igno
         return np.zeros(len(scores), dtype=np.bool_)
 
     def fit(self, X: ArrayLike, y: Any = None) -> Self:
-        """Learn the state of normal rows ``X`` (n, d); ``y`` is ignored.
+        """Learn the state of normal rows ``X`` (n, d); ``y`` (n,) is the class of each row where ``LABELLED``, else ignored.
 
-        Raises ValueError for fewer than two rows, for values that are not finite, and for values so
-        large that their squares are not.
+        Raises ValueError for fewer than two rows, for values that are not finite, for values so
+        large that their squares are not, and for classes that are missing or neither text nor whole numbers.
         """
         self._validate_params()
         rows = self._learnable(X, reset=True, ensure_min_samples=2)
-        self.state_ = self.learn(rows)
+        self.state_ = self.learn(rows, **self._labels(y, len(rows)))
         self.offset_ = -np.quantile(self._finite(self.training_scores, rows), 1 - self.contamination)
         return self
 
+    def fit_predict(self, X: ArrayLike, y: Any = None) -> NDArray[np.int_]:
+        """``fit`` and ``predict`` of the same rows."""
+        return self.fit(X, y).predict(X)
+
     def scores(self, X: ArrayLike) -> Scores:
         """Score (n,) of each row of ``X`` (n, d), higher = more anomalous, always finite."""
-        check_is_fitted(self, "state_")
-        return self._finite(self.anomaly_scores, self._validated(X, reset=False))
+        return self._finite(self.anomaly_scores, self._scorable(X))
 
     def attributions(self, X: ArrayLike) -> Attributions:
         """Share (n, d) of each feature in the score of each row of ``X`` (n, d), always finite; see ``ATTRIBUTION``.
 
         Additive shares add up to the score unless it is too large for float64.
         """
-        check_is_fitted(self, "state_")
-        rows = self._validated(X, reset=False)
-        with np.errstate(over="ignore", invalid="ignore"):
-            shares = self.attribute(self.state_, rows)
-        limit = LARGEST / rows.shape[1]  # a share too large for float64 becomes this, so that all of them still add up
-        return np.clip(np.nan_to_num(shares, nan=0.0), -limit, limit)
+        return self._finite_shares(self.attribute, self._scorable(X))
 
     def score_samples(self, X: ArrayLike) -> Scores:
         """The scores negated: scikit-learn counts from anomalous up to normal."""
@@ -131,15 +135,53 @@ class Detector(OutlierMixin, BaseEstimator, ABC, Generic[StateT]):  # type: igno
         """The parameters as JSON has them: tuples and arrays are lists, numpy's numbers are numbers."""
         return {name: _plain(value) for name, value in self.get_params(deep=False).items()}
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = self.LABELLED
+        if self.LABELLED:
+            tags.estimator_type = None  # scikit-learn's outlier detectors are fitted without y
+        return tags
+
     def _finite(self, score: Callable[[StateT, Rows], Scores], rows: Rows) -> Scores:
         """Scores of validated rows; one too large for float64 becomes the largest float64."""
         with np.errstate(over="ignore", invalid="ignore"):
             scores = score(self.state_, rows)
-        return np.where(np.isfinite(scores), scores, LARGEST)
+            return scores if isfinite(np.add.reduce(scores)) else np.where(np.isfinite(scores), scores, LARGEST)
+
+    def _finite_shares(self, attribute: Callable[[StateT, Rows], Attributions], rows: Rows) -> Attributions:
+        """Shares of validated rows; one too large for float64 is cut so that those of a row still add up."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            shares = attribute(self.state_, rows)
+        limit = LARGEST / shares.shape[1]
+        return np.clip(np.nan_to_num(shares, nan=0.0), -limit, limit)
+
+    def _labels(self, y: ArrayLike | None, count: int) -> dict[str, Any]:
+        """What ``learn`` and ``statistics`` take besides rows: the class of each of ``count`` rows where ``LABELLED``."""
+        return {"labels": checked(y, count, type(self).__name__)} if self.LABELLED else {}
+
+    def _require_state(self) -> None:
+        if not hasattr(self, "state_"):
+            raise NotFittedError(f"this {type(self).__name__} has learned nothing yet: call fit first")
+
+    def _scorable(self, X: ArrayLike) -> Rows:
+        """Validated rows. A plain array in order is looked at once, since scikit-learn's checks take longer than a score."""
+        self._require_state()
+        if (
+            type(X) is np.ndarray
+            and X.ndim == 2
+            and X.dtype in self.DTYPES
+            and X.shape[1] == self.n_features_in_
+            and len(X)
+            and X.flags.c_contiguous
+            and not hasattr(self, "feature_names_in_")  # scikit-learn warns of rows without names where there were some
+            and isfinite(np.einsum("ij->", X))
+        ):
+            return X
+        return self._validated(X, reset=False)
 
     def _learnable(self, X: ArrayLike, *, reset: bool, ensure_min_samples: int = 1) -> Rows:
         rows = self._validated(X, reset=reset, ensure_min_samples=ensure_min_samples)
-        largest = max(rows.max(), -rows.min())
+        largest = max(float(rows.max()), -float(rows.min()))
         if largest > LARGEST_LEARNED:
             raise ValueError(f"values up to {largest:.3g} are too large to learn: scale the features to below {LARGEST_LEARNED:.0e}")
         if 0 < largest < SMALLEST_LEARNED:
@@ -148,7 +190,7 @@ class Detector(OutlierMixin, BaseEstimator, ABC, Generic[StateT]):  # type: igno
 
     def _validated(self, X: ArrayLike, *, reset: bool, ensure_min_samples: int = 1) -> Rows:
         try:
-            rows: Rows = validate_data(self, X, dtype=np.float64, reset=reset, ensure_min_samples=ensure_min_samples)
+            rows: Rows = validate_data(self, X, dtype=self.DTYPES, reset=reset, ensure_min_samples=ensure_min_samples)
         except ValueError as error:
             raise ValueError(_not_finite(X) or str(error)) from None
         return rows
@@ -172,23 +214,30 @@ class AdditiveDetector(Detector[StateT], Generic[StateT, StatisticsT]):
         Raises ValueError for parameters under which the sums do not suffice.
         """
 
+    def training_scores(self, state: StateT, rows: Rows) -> Scores:
+        """Plain scores, some thousand rows at a time, so that rows in a file are never all copied into memory."""
+        blocks = (rows[start : start + BLOCK_ROWS] for start in range(0, len(rows), BLOCK_ROWS))
+        return np.concatenate([self.anomaly_scores(state, block) for block in blocks])
+
     def partial_fit(self, X: ArrayLike, y: Any = None) -> Self:
-        """Add rows ``X`` (n, d) to those learned so far; one row is enough. ``y`` is ignored."""
+        """Add rows ``X`` (n, d), with their classes ``y`` as in ``fit``, to those learned so far; one row is enough."""
         first = not hasattr(self, "state_")
         if first:
             self._validate_params()
-        statistics = self.statistics(self._learnable(X, reset=first))
+        rows = self._learnable(X, reset=first)
+        statistics = self.statistics(rows, **self._labels(y, len(rows)))
         return self._conclude(statistics if first else self._sums() + statistics)
 
-    def forget(self, X: ArrayLike) -> Self:
-        """Take rows ``X`` (n, d), learned before, out again: the state is that of the other rows."""
-        check_is_fitted(self, "state_")
-        return self._conclude(self._sums() - self.statistics(self._validated(X, reset=False)))
+    def forget(self, X: ArrayLike, y: Any = None) -> Self:
+        """Take rows ``X`` (n, d), learned before with classes ``y``, out again: the state is that of the other rows."""
+        self._require_state()
+        rows = self._validated(X, reset=False)
+        return self._conclude(self._sums() - self.statistics(rows, **self._labels(y, len(rows))))
 
     def merge(self, other: Self) -> Self:
         """Add the rows that ``other``, of the same parameters and width, has learned."""
-        check_is_fitted(self, "state_")
-        check_is_fitted(other, "state_")
+        self._require_state()
+        other._require_state()
         if type(other) is not type(self) or other.parameters() != self.parameters():
             raise ValueError("only detectors of the same type and parameters can be merged")
         if other.n_features_in_ != self.n_features_in_:

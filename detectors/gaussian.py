@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from detectors.arrays import Attributions, Matrix, Rows, Scores
-from detectors.base import AdditiveDetector
+from detectors.base import NUMBERS, AdditiveDetector
 from detectors.covariance import ESTIMATORS
-from detectors.moments import Moments
+from detectors.moments import BLOCK_ROWS, Moments
 from detectors.norm import VarianceNorm
 
 
@@ -55,10 +56,10 @@ class Gaussian(AdditiveDetector[GaussianState, GaussianStatistics]):
 
     Parameters
     ----------
-    covariance : {"ledoit_wolf", "oas", "empirical"}, default="ledoit_wolf"
-        Estimator of the covariance of each level. Only the first two are of full rank with fewer
-        rows than features; with "empirical" the directions never seen get the variance of the
-        rank cut (see ``VarianceNorm``).
+    covariance : {"ledoit_wolf", "oas", "empirical", "spiked"}, default="ledoit_wolf"
+        Estimator of the covariance of each level. With fewer rows than features all but
+        "empirical" are of full rank; with that the directions never seen get the variance of the
+        rank cut (see ``VarianceNorm``). "spiked" is for a few strong directions in noise of one level.
     levels : sequence of int, optional
         Widths of the levels, in column order, adding up to the number of features.
     normalize : bool, default=False
@@ -75,6 +76,10 @@ class Gaussian(AdditiveDetector[GaussianState, GaussianStatistics]):
         Share of the variance at which ``reduce`` cuts.
     rank_tolerance : float in (0, 1), default=1e-10
         Directions with a smaller share of the largest eigenvalue count as never seen.
+    precision : {"float64", "float32"}, default="float64"
+        Of the whitening matrix. "float32" halves the size of what scoring needs and takes rows in
+        float32 without a copy; scores of rows like those learned err by at most 1e-5 of themselves,
+        and where they would not, fitting raises ValueError. Sums are kept in float64 either way.
     contamination : float in (0, 0.5], default=0.1
         Share of the training rows that scikit-learn's ``predict`` calls outliers. Scores and
         p-values do not depend on it.
@@ -84,8 +89,8 @@ class Gaussian(AdditiveDetector[GaussianState, GaussianStatistics]):
     ``partial_fit``, ``merge`` and ``forget`` are exact, with one exception: Ledoit–Wolf after
     ``reduce`` needs fourth moments of the projected rows, which do not add up before the
     projection is known, and is refused there.
-    Fit: :math:`2nd^2 + O(d^3)` floating-point operations; score: :math:`2d^2` per row; memory: the data once,
-    :math:`O(d^2)`, and blocks of a few thousand rows.
+    Fit: :math:`nd^2 + O(d^3)` floating-point operations; score: :math:`d^2` per row; memory: the data once, in
+    the type they come in and in a file if they lie there, :math:`O(d^2)`, and blocks of a few thousand rows.
 
     Examples
     --------
@@ -103,6 +108,8 @@ class Gaussian(AdditiveDetector[GaussianState, GaussianStatistics]):
         {},
         {"covariance": "oas"},
         {"covariance": "empirical"},
+        {"covariance": "spiked"},
+        {"precision": "float32"},
         {"normalize": True},
         {"levels": (1, 3)},
         {"reduce": "pca", "kept_variance": 0.9},
@@ -110,6 +117,7 @@ class Gaussian(AdditiveDetector[GaussianState, GaussianStatistics]):
         {"levels": (2, 2), "normalize": True, "reduce": "npca", "covariance": "empirical"},
     )
     ATTRIBUTION = "additive"
+    DTYPES = NUMBERS
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "covariance": [StrOptions(set(ESTIMATORS))],
         "levels": ["array-like", None],
@@ -117,6 +125,7 @@ class Gaussian(AdditiveDetector[GaussianState, GaussianStatistics]):
         "reduce": [StrOptions({"pca", "npca"}), None],
         "kept_variance": [Interval(Real, 0, 1, closed="neither")],
         "rank_tolerance": [Interval(Real, 0, 1, closed="neither")],
+        "precision": [StrOptions({"float64", "float32"})],
         "contamination": [Interval(Real, 0, 0.5, closed="right")],
     }
 
@@ -129,6 +138,7 @@ class Gaussian(AdditiveDetector[GaussianState, GaussianStatistics]):
         reduce: str | None = None,
         kept_variance: float = 0.99,
         rank_tolerance: float = 1e-10,
+        precision: str = "float64",
         contamination: float = 0.1,
     ) -> None:
         self.covariance = covariance
@@ -137,16 +147,20 @@ class Gaussian(AdditiveDetector[GaussianState, GaussianStatistics]):
         self.reduce = reduce
         self.kept_variance = kept_variance
         self.rank_tolerance = rank_tolerance
+        self.precision = precision
         self.contamination = contamination
 
     def learn(self, rows: Rows) -> GaussianState:
-        parts = self._split(rows)
-        moments = tuple(Moments.of(part) for part in parts)
-        norms = tuple(self._norm(m, part) for m, part in zip(moments, parts, strict=True))
-        return GaussianState(norms, GaussianStatistics(moments))
+        statistics = self.statistics(rows)
+        norms = tuple(self._norm(m, part) for m, part in zip(statistics.levels, self._levels(rows), strict=True))
+        return GaussianState(norms, statistics)
 
     def statistics(self, rows: Rows) -> GaussianStatistics:
-        return GaussianStatistics(tuple(Moments.of(part) for part in self._split(rows)))
+        parts = self._levels(rows)
+        if self.normalize:
+            for part in parts:
+                check_lengths(part)  # here, where rows have the numbers that the caller knows
+        return GaussianStatistics(tuple(Moments.of(part, self._prepared) for part in parts))
 
     def conclude(self, statistics: GaussianStatistics) -> GaussianState:
         if self.reduce is not None and self.covariance == "ledoit_wolf":
@@ -157,29 +171,55 @@ class Gaussian(AdditiveDetector[GaussianState, GaussianStatistics]):
         return GaussianState(tuple(self._norm(moments, None) for moments in statistics.levels), statistics)
 
     def anomaly_scores(self, state: GaussianState, rows: Rows) -> Scores:
-        squared = [norm.squared(part) for norm, part in zip(state.levels, self._split(rows), strict=True)]
         if self.levels is None:
-            return squared[0]
-        return np.asarray(np.sqrt(squared).sum(axis=0))
+            return state.levels[0].squared(self._prepared(rows))
+        return np.asarray(self._distances(state, rows).sum(axis=1))
 
     def attribute(self, state: GaussianState, rows: Rows) -> Attributions:
-        parts = self._split(rows)
-        shares = [norm.contributions(part) for norm, part in zip(state.levels, parts, strict=True)]
-        if self.levels is None:
-            return shares[0]
-        return np.concatenate([_per_distance(share) for share in shares], axis=1)
+        return self._shares(state, rows, VarianceNorm.contributions)
 
-    def _split(self, rows: Rows) -> list[Rows]:
-        """Rows cut into levels, each scaled to unit length where asked for."""
-        parts = [rows]
-        if self.levels is not None:
-            widths = np.asarray(self.levels)
-            if widths.dtype.kind != "i" or widths.ndim != 1 or widths.min() < 1 or widths.sum() != rows.shape[1]:
-                raise ValueError(
-                    f"levels={widths.tolist()} must be positive whole numbers that add up to {rows.shape[1]}, the number of features"
-                )
-            parts = np.split(rows, np.cumsum(widths)[:-1], axis=1)
-        return [_unit_length(part) for part in parts] if self.normalize else parts
+    def level_attributions(self, X: ArrayLike) -> Attributions:
+        """Share (n, levels) of each level in the score of each row of ``X`` (n, d): its distance; without ``levels`` the score."""
+        rows = self._scorable(X)
+        if self.levels is None:
+            return self._finite(self.anomaly_scores, rows)[:, None]
+        return self._finite_shares(self._distances, rows)
+
+    def component_attributions(self, X: ArrayLike) -> Attributions:
+        """Share of each principal component in the score of each row of ``X`` (n, d): level by level, largest variance first.
+
+        Shares are never negative and add up to the score. ``state_.levels[i].components()`` gives the
+        variances and directions of level i. Cost: a singular value decomposition per call.
+        """
+        rows = self._scorable(X)
+        return self._finite_shares(lambda state, rows: self._shares(state, rows, VarianceNorm.component_contributions), rows)
+
+    def chi_square_degrees(self, state: GaussianState) -> int | None:
+        return state.levels[0].rank if self.levels is None and not self.normalize else None
+
+    def _distances(self, state: GaussianState, rows: Rows) -> Attributions:
+        """Distance (n, levels) of each row in each level."""
+        parts = zip(state.levels, self._levels(rows), strict=True)
+        return np.sqrt(np.stack([norm.squared(self._prepared(part)) for norm, part in parts], axis=1))
+
+    def _shares(self, state: GaussianState, rows: Rows, share: Callable[[VarianceNorm, Rows], Attributions]) -> Attributions:
+        parts = zip(state.levels, self._levels(rows), strict=True)
+        shares = [share(norm, self._prepared(part)) for norm, part in parts]
+        return shares[0] if self.levels is None else np.concatenate([_per_distance(part) for part in shares], axis=1)
+
+    def _levels(self, rows: Rows) -> list[Rows]:
+        """The columns of ``rows`` that belong to each level."""
+        if self.levels is None:
+            return [rows]
+        widths = np.asarray(self.levels)
+        if widths.dtype.kind != "i" or widths.ndim != 1 or widths.min() < 1 or widths.sum() != rows.shape[1]:
+            raise ValueError(
+                f"levels={widths.tolist()} must be positive whole numbers that add up to {rows.shape[1]}, the number of features"
+            )
+        return np.split(rows, np.cumsum(widths)[:-1], axis=1)
+
+    def _prepared(self, rows: Rows) -> Rows:
+        return unit_length(rows) if self.normalize else rows
 
     def _norm(self, moments: Moments, rows: Rows | None) -> VarianceNorm:
         """Variance norm of one level; ``rows`` are those of ``moments`` where a second look is needed."""
@@ -187,9 +227,9 @@ class Gaussian(AdditiveDetector[GaussianState, GaussianStatistics]):
         basis = None
         if self.reduce is not None:
             basis = self._basis(moments)
-            moments = _projected(moments, basis) if rows is None else Moments.of(rows @ basis)
+            moments = _projected(moments, basis) if rows is None else Moments.of(rows, lambda block: self._prepared(block) @ basis)
         mean = moments.mean if basis is None else basis @ moments.mean
-        return VarianceNorm.of(mean, estimate(moments)[0], rank_tolerance=self.rank_tolerance, basis=basis)
+        return VarianceNorm.of(mean, estimate(moments)[0], rank_tolerance=self.rank_tolerance, basis=basis, precision=self.precision)
 
     def _basis(self, moments: Moments) -> Matrix:
         """Principal components (d, r) that ``reduce`` keeps, largest variance first."""
@@ -206,12 +246,24 @@ def _projected(moments: Moments, basis: Matrix) -> Moments:
     return Moments(moments.count, moments.mean @ basis, scatter, np.full(len(scatter), np.nan), np.nan)
 
 
-def _unit_length(rows: Rows) -> Rows:
-    largest = np.abs(rows).max(axis=1, keepdims=True)
-    if not largest.all():
-        where = int(np.argmin(largest[:, 0]))
-        raise ValueError(f"row {where} has length zero and cannot be normalised: normalize=True needs non-zero rows")
-    scaled = rows / largest  # the square of the length itself could overflow, or vanish
+def check_lengths(rows: Rows) -> None:
+    """Raise ValueError, naming the row, where one of ``rows`` (n, d) has length zero."""
+    for start in range(0, len(rows), BLOCK_ROWS):
+        empty = ~rows[start : start + BLOCK_ROWS].any(axis=1)
+        if empty.any():
+            where = start + int(np.argmax(empty))
+            raise ValueError(f"row {where} has length zero and cannot be normalised: normalize=True needs non-zero rows")
+
+
+def unit_length(rows: Rows) -> Rows:
+    """Each of ``rows`` (n, d) over its Euclidean length, in float64. Raises ValueError for a row of length zero.
+
+    >>> unit_length(np.array([[3.0, 4.0]]))
+    array([[0.6, 0.8]])
+    """
+    check_lengths(rows)
+    rows = rows.astype(np.float64, copy=False)
+    scaled = rows / np.abs(rows).max(axis=1, keepdims=True)  # the square of the length itself could overflow, or vanish
     return np.asarray(scaled / np.linalg.norm(scaled, axis=1, keepdims=True))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,21 +41,27 @@ class Moments:
     quartic: float  # sum of |c|^4
 
     @classmethod
-    def of(cls, rows: Rows) -> Moments:
+    def of(cls, rows: Rows, prepared: Callable[[Rows], Rows] = np.asarray) -> Moments:
         """Moments of ``rows`` (n, d), n >= 1, read twice: once for the mean, once centred.
 
-        The mean is taken about the first row, so that a constant column has no variance at all,
-        not that of its rounding.
+        Rows of any numeric type are taken to float64, and ``prepared``, a block at a time: no second
+        copy of them all exists. The mean is taken about the first row, so that a constant column
+        has no variance at all, not that of its rounding.
         """
-        blocks = [rows[start : start + BLOCK_ROWS] for start in range(0, len(rows), BLOCK_ROWS)]
-        width = rows.shape[1]
+
+        def block(start: int) -> Rows:
+            return prepared(rows[start : start + BLOCK_ROWS].astype(np.float64, copy=False))
+
+        starts = range(0, len(rows), BLOCK_ROWS)
+        first = block(0)[0].copy()
+        width = len(first)
         total = np.zeros(width)
-        for block in blocks:
-            total += (block - rows[0]).sum(axis=0)
-        mean = rows[0] + total / len(rows)
+        for start in starts:
+            total += (block(start) - first).sum(axis=0)
+        mean = first + total / len(rows)
         scatter, cubic, quartic = np.zeros((width, width)), np.zeros(width), 0.0
-        for block in blocks:
-            centred = block - mean
+        for start in starts:
+            centred = block(start) - mean
             squares = np.einsum("ij,ij->i", centred, centred)
             scatter += centred.T @ centred
             cubic += squares @ centred

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
@@ -13,6 +13,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from detectors.arrays import Attributions, Matrix, Rows, Scores, Vector
 from detectors.base import Detector
+from detectors.cholesky import repaired
 from detectors.covariance import ledoit_wolf
 from detectors.medians import absolute_deviation, comedian, coordinate_median, l1_median, l1_medoid, sandwich_variance
 from detectors.moments import Moments
@@ -21,8 +22,9 @@ from detectors.norm import VarianceNorm
 CONSISTENCY = float(1 / chi2.ppf(0.5, 1))  # MAD^2 times this is the variance of a normal variable
 KEPT_QUANTILE = 0.975  # rows within it are kept for the reweighting step
 CLIP = 3.0  # standard deviations at which the clipped intensity cuts
-SMALLEST_SHARE = 1e-3  # of the mean eigenvalue, below which the shrunk scatter is repaired
+NEVER_VARIED = 1e-10  # of the mean variance, which columns have that never varied
 BOOTSTRAPS = 50
+PLAIN: dict[str, Any] = {"intensity": "fourth_moment", "standardize": False, "reweight": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class RobustShrinkageState:
     norm: VarianceNorm
     location_intensity: float  # of the shrinkage of the location toward equal columns
     scatter_intensity: float  # of the shrinkage of the comedian toward a multiple of the identity
-    kept: int  # rows left by the reweighting step; all without it
+    kept: int  # rows left by the reweighting step; all where it was not taken
 
 
 class RobustShrinkage(Detector[RobustShrinkageState]):
@@ -43,31 +45,36 @@ class RobustShrinkage(Detector[RobustShrinkageState]):
     :math:`\varphi = \sum_{jk} [\operatorname{mean}_i y_{ij}^2 y_{ik}^2 - \hat S_{jk}^2]`.
 
     It suits normal data that may hold anomalies, up to about a third of them. It does not suit data known to be clean,
-    where ``gaussian`` ranks better, and it fails where a fifth or more of the rows sit together along a direction of small
-    variance; so does the minimum covariance determinant. The full text of the paper was not at hand when this was written:
-    formulas are those of the authors' institute's R code, with the changes named below.
+    where ``gaussian`` ranks better, and fails where a fifth or more of the rows sit together along a direction of small variance,
+    as the minimum covariance determinant does. Formulas are those of the R code of the authors' institute, changed as named below.
 
-    The defaults are a recommendation that goes beyond the paper: columns standardised by median and MAD, an intensity that
-    one far row cannot move, rescaling by the median distance, and one Ledoit–Wolf step on the rows that then lie within the
-    97.5 % quantile of chi-square. ``preset`` gives the plain forms.
+    The defaults go beyond the paper: columns standardised by median and MAD, an intensity that one far row cannot move, and one
+    Ledoit–Wolf step on the rows whose distance, calibrated by its median, is within the 97.5 % quantile of chi-square.
+    ``preset`` gives the plain forms.
 
     Parameters
     ----------
     location : {"l1_median", "coordinate_median", "l1_medoid"}, default="l1_median"
-        The L1 median is the point with the least sum of Euclidean distances (Weiszfeld's iteration with the step of Vardi
-        and Zhang 2000 at data points), started at the coordinate-wise median, which decides where it is not unique. The
-        medoid is the row with the least sum of city-block distances, which the R code calls L1 median.
+        The L1 median is the point with the least sum of Euclidean distances (Vardi and Zhang 2000), started at the
+        coordinate-wise median where it is not unique; the medoid the row with the least sum of city-block distances, which
+        the R code calls L1 median.
     shrink_location : bool, default=False
         Shrink the location toward equal columns. Sensible only for columns of one unit and level.
     scaling : {"special", "adjusted", "raw"}, default="special"
         What is multiplied by ``factor``: the diagonal of the comedian alone, all of it, or nothing.
-    intensity : {"clipped", "fourth_moment", "bootstrap"}, default="clipped"
+    intensity : {"clipped", "fourth_moment", "bootstrap", "none"}, default="clipped"
         Estimate of phi. "fourth_moment" is the formula above, which one row far away drives to full shrinkage; "clipped"
-        cuts the deviations at 3 standard deviations in it; "bootstrap" is the variance over 50 resamplings.
+        cuts the deviations at 3 standard deviations in it; "bootstrap" is the variance over 50 resamplings; "none" is zero:
+        the comedian as it is, but for the shrinkage that it takes to be positive definite.
     standardize : bool, default=True
         Divide columns by 1.4826 MAD first, or by the standard deviation where more than half of the values tie.
     reweight : bool, default=True
         Finish with Ledoit–Wolf on the rows that the first distance keeps.
+    calibrate : bool, default=False
+        Multiply the scores so that their median over the fitted rows is that of chi-square. The distance by which the
+        reweighting step picks its rows is calibrated in any case.
+    floor : float in (0, 1), default=1e-3
+        Share of the mean eigenvalue to which the smallest of the shrunk scatter is lifted, by shrinking it further.
     factor : float, default=2.198109…
         Consistency factor of the squared MAD at the normal distribution. The R code rounds it to 2.198.
     comedian_rows : int, optional
@@ -86,7 +93,10 @@ class RobustShrinkage(Detector[RobustShrinkageState]):
     Not affine equivariant: with ``standardize`` the scores do not depend on the units of the columns, and no more than
     that is claimed. Positive definite for any number of rows; with fewer rows than columns the intensity comes near 1
     and the score near a scaled Euclidean distance (``state_.scatter_intensity`` tells).
-    Fit: :math:`n d^2/2` selections, in blocks of 32 MiB per thread; score: :math:`2d^2` per row.
+    Fit: :math:`n d^2/2` products and selections (``medians.comedian``) and :math:`O(d^3)`; score: :math:`2d^2` per row.
+
+    ``chi_square_degrees`` are d, the textbook's, without columns that never varied; d - 1 with the medoid, as the R code has it;
+    and none for "raw" scores that are not calibrated. Prefer the conformal threshold of a ``Calibration`` on held-out rows.
 
     Examples
     --------
@@ -100,24 +110,19 @@ class RobustShrinkage(Detector[RobustShrinkageState]):
 
     State = RobustShrinkageState
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "port": {
-            "location": "l1_medoid", "shrink_location": True, "scaling": "special", "intensity": "fourth_moment",
-            "standardize": False, "reweight": False, "factor": 2.198,
-        },
-        "median": {"location": "coordinate_median", "intensity": "fourth_moment", "standardize": False, "reweight": False},
-        "median_shrunk": {
-            "location": "coordinate_median", "shrink_location": True, "intensity": "fourth_moment", "standardize": False,
-            "reweight": False,
-        },
-        "l1_median": {"intensity": "fourth_moment", "standardize": False, "reweight": False},
-        "l1_median_shrunk": {"shrink_location": True, "intensity": "fourth_moment", "standardize": False, "reweight": False},
+        "port": PLAIN | {"location": "l1_medoid", "shrink_location": True, "factor": 2.198, "floor": 1e-10},
+        "median": PLAIN | {"location": "coordinate_median"},
+        "median_shrunk": PLAIN | {"location": "coordinate_median", "shrink_location": True},
+        "l1_median": PLAIN,
+        "l1_median_shrunk": PLAIN | {"shrink_location": True},
         "default": {},
-    }  # fmt: skip
+    }
     VARIANTS: ClassVar[tuple[dict[str, Any], ...]] = (
         {},
         {"scaling": "adjusted"},
         {"location": "coordinate_median", "reweight": False},
         {"intensity": "bootstrap", "reweight": False},
+        {"scaling": "raw", "intensity": "none", "reweight": False, "calibrate": True},
         dict(PRESETS["port"]),
         dict(PRESETS["l1_median_shrunk"]),
     )
@@ -126,9 +131,11 @@ class RobustShrinkage(Detector[RobustShrinkageState]):
         "location": [StrOptions({"l1_median", "coordinate_median", "l1_medoid"})],
         "shrink_location": ["boolean"],
         "scaling": [StrOptions({"special", "adjusted", "raw"})],
-        "intensity": [StrOptions({"clipped", "fourth_moment", "bootstrap"})],
+        "intensity": [StrOptions({"clipped", "fourth_moment", "bootstrap", "none"})],
         "standardize": ["boolean"],
         "reweight": ["boolean"],
+        "calibrate": ["boolean"],
+        "floor": [Interval(Real, 0, 1, closed="neither")],
         "factor": [Interval(Real, 1, None, closed="left")],
         "comedian_rows": [Interval(Integral, 4, None, closed="left"), None],
         "random_state": [Interval(Integral, 0, None, closed="left")],
@@ -145,6 +152,8 @@ class RobustShrinkage(Detector[RobustShrinkageState]):
         intensity: str = "clipped",
         standardize: bool = True,
         reweight: bool = True,
+        calibrate: bool = False,
+        floor: float = 1e-3,
         factor: float = CONSISTENCY,
         comedian_rows: int | None = None,
         random_state: int = 0,
@@ -157,6 +166,8 @@ class RobustShrinkage(Detector[RobustShrinkageState]):
         self.intensity = intensity
         self.standardize = standardize
         self.reweight = reweight
+        self.calibrate = calibrate
+        self.floor = floor
         self.factor = factor
         self.comedian_rows = comedian_rows
         self.random_state = random_state
@@ -165,24 +176,26 @@ class RobustShrinkage(Detector[RobustShrinkageState]):
 
     @classmethod
     def preset(cls, name: str) -> Self:
-        """A named set of parameters: ``port`` is the R code, quirks included; the plain forms are the paper's family."""
+        """Parameters by name: ``port`` is the R code, quirks included; the plain forms are the paper's family."""
         return cls(**cls.PRESETS[name])
 
     def learn(self, rows: Rows) -> RobustShrinkageState:
         varying = np.ptp(rows, axis=0) > 0
-        centre, scale = np.median(rows, axis=0), np.ones(rows.shape[1])
+        used = rows[:, varying]
+        centre, scale = coordinate_median(used), np.ones(used.shape[1])
+        spread = _robust_scale(used, centre)
         if self.standardize:
-            scale = np.where(varying, _robust_scale(rows, centre), 1.0)
-            rows = (rows - centre) / scale
+            scale = spread
+            used = (used - centre) / scale
         else:
             centre = np.zeros_like(centre)
-        used = rows[:, varying]
-        mean, scatter, intensities, kept = self._estimate(used)
-        full_mean, full = np.median(rows, axis=0), np.zeros((rows.shape[1],) * 2)
-        full_mean[varying] = mean
-        full[np.ix_(varying, varying)] = scatter
-        norm = VarianceNorm.of(centre + scale * full_mean, full * np.outer(scale, scale))
-        return RobustShrinkageState(norm, *intensities, kept)
+        norm, intensities, kept = self._estimate(used)
+        mean, whiten = rows[0].copy(), np.zeros((rows.shape[1],) * 2)
+        mean[varying] = centre + scale * norm.mean
+        whiten[np.ix_(varying, varying)] = norm.whiten / scale[:, None]
+        unit = float(np.square(spread).mean()) if varying.any() else 1.0
+        whiten[~varying, ~varying] = 1 / np.sqrt(NEVER_VARIED * unit)
+        return RobustShrinkageState(VarianceNorm(mean, whiten, norm.rank), *intensities, kept)
 
     def anomaly_scores(self, state: RobustShrinkageState, rows: Rows) -> Scores:
         return state.norm.squared(rows)
@@ -190,17 +203,28 @@ class RobustShrinkage(Detector[RobustShrinkageState]):
     def attribute(self, state: RobustShrinkageState, rows: Rows) -> Attributions:
         return state.norm.contributions(rows)
 
-    def _estimate(self, rows: Rows) -> tuple[Vector, Matrix, tuple[float, float], int]:
-        """Location, scatter, both intensities and the number of rows kept, of columns that all vary."""
-        if rows.shape[1] == 0:
-            return np.empty(0), np.empty((0, 0)), (0.0, 0.0), len(rows)
+    def chi_square_degrees(self, state: RobustShrinkageState) -> int | None:
+        if self.scaling == "raw" and not (self.reweight or self.calibrate):
+            return None
+        return state.norm.rank - (self.location == "l1_medoid") or None
+
+    def _estimate(self, rows: Rows) -> tuple[VarianceNorm, tuple[float, float], int]:
+        """The norm, both intensities and the number of rows kept, of columns that all vary."""
+        n, width = rows.shape
+        if width == 0:
+            return VarianceNorm(np.empty(0), np.empty((0, 0)), 0), (0.0, 0.0), n
         location, location_intensity = self._locate(rows)
         scatter, scatter_intensity = self._scatter(rows, location)
-        if not self.reweight:
-            return location, scatter, (location_intensity, scatter_intensity), len(rows)
-        kept = _within(VarianceNorm.of(location, scatter).squared(rows), rows.shape[1])
-        moments = Moments.of(rows[kept])
-        return moments.mean, ledoit_wolf(moments)[0], (location_intensity, scatter_intensity), int(kept.sum())
+        norm, kept = VarianceNorm.of(location, scatter), n
+        if self.reweight:
+            near = _within(norm.squared(rows), width)
+            moments = Moments.of(rows[near])
+            last = VarianceNorm.of(moments.mean, ledoit_wolf(moments)[0])
+            if last.rank == width:  # else the rows kept are too few, or too much alike, to tell more than the first distance
+                norm, kept = last, int(near.sum())
+        if self.calibrate:
+            norm = replace(norm, whiten=norm.whiten * np.sqrt(chi2.ppf(0.5, width) / np.median(norm.squared(rows))))
+        return norm, (location_intensity, scatter_intensity), kept
 
     def _locate(self, rows: Rows) -> tuple[Vector, float]:
         find = {"l1_median": l1_median, "coordinate_median": coordinate_median, "l1_medoid": l1_medoid}[self.location]
@@ -227,7 +251,7 @@ class RobustShrinkage(Detector[RobustShrinkageState]):
         identity = mean_variance * np.eye(len(scatter))
         phi = self._phi(centred, scatter, generator)
         intensity = _ratio(phi / len(rows), float(np.square(scatter - identity).sum()))
-        return _repaired((1 - intensity) * scatter + intensity * identity, mean_variance), intensity
+        return repaired((1 - intensity) * scatter + intensity * identity, self.floor), intensity
 
     def _scaled(self, scatter: Matrix) -> Matrix:
         if self.scaling == "adjusted":
@@ -238,6 +262,8 @@ class RobustShrinkage(Detector[RobustShrinkageState]):
 
     def _phi(self, centred: Rows, scatter: Matrix, generator: np.random.Generator) -> float:
         """Estimate of n times the summed variance of the entries of ``scatter``."""
+        if self.intensity == "none":
+            return 0.0
         if self.intensity == "bootstrap":
             n = len(centred)
             drawn = (centred[generator.integers(0, n, n)] for _ in range(BOOTSTRAPS))
@@ -264,13 +290,3 @@ def _within(squared: Scores, width: int) -> Any:
 
 def _ratio(part: float, whole: float) -> float:
     return 1.0 if whole == 0 else float(np.clip(part / whole, 0, 1))
-
-
-def _repaired(scatter: Matrix, mean_variance: float) -> Matrix:
-    """``scatter`` shrunk just as much further as makes its smallest eigenvalue the least share of the mean."""
-    smallest = float(np.linalg.eigvalsh(scatter)[0])
-    least = SMALLEST_SHARE * mean_variance
-    if smallest >= least:
-        return scatter
-    share = (least - smallest) / (mean_variance - smallest)
-    return (1 - share) * scatter + share * mean_variance * np.eye(len(scatter))

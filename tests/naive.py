@@ -27,6 +27,18 @@ def squared_distances(mean, covariance, rows):
     return np.array([(row - mean) @ np.linalg.solve(covariance, row - mean) for row in rows])
 
 
+def class_distance(rows, labels, queries, *, relative=False):
+    """Least squared distance to a class mean under the tied covariance, less that to all rows where ``relative``; and the class."""
+    classes = sorted(set(labels))
+    means = {c: rows[labels == c].mean(axis=0) for c in classes}
+    tied = sum(np.outer(row - means[c], row - means[c]) for row, c in zip(rows, labels, strict=True)) / len(rows)
+    distances = np.array([squared_distances(means[c], tied, queries) for c in classes])
+    scores = distances.min(axis=0)
+    if relative:
+        scores -= squared_distances(rows.mean(axis=0), np.cov(rows.T, bias=True), queries)
+    return scores, [classes[index] for index in distances.argmin(axis=0)]
+
+
 def multi_level_distance(train, test, widths, *, reduce=None, kept_variance=0.99, unseen=False):
     """Sum over levels of the distance of Rippel et al. 2020: per level (negated) PCA, Ledoit-Wolf, distance.
 

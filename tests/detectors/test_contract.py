@@ -12,11 +12,14 @@ from detectors import REGISTRY, AdditiveDetector, Gaussian, Signature, Weighting
 from detectors.checks import (
     ADDITIVE_CHECKS,
     CHECKS,
+    check_additive_attributions_add_up,
     check_blocks_equal_the_whole,
     check_farther_is_stranger,
     check_huge_rows_have_finite_scores,
     check_input_stays_untouched,
     check_merged_shards_equal_the_whole,
+    check_normal_features_have_no_share,
+    check_planted_column_ranks_first,
     check_rows_are_scored_alone,
     check_scoring_changes_nothing,
     check_what_is_not_finite_is_refused,
@@ -70,11 +73,25 @@ def looks_twice(detector):
     return getattr(detector, "reduce", None) is not None and detector.covariance == "ledoit_wolf"
 
 
+def compares(detector):
+    return getattr(detector, "relative", False)
+
+
+def rounds(detector):
+    return getattr(detector, "precision", None) == "float32"
+
+
 # Promises that some parameters give up, and why. Each line has a test of what holds instead.
 EXEMPTIONS = {
-    # A direction does not change far out, nor does a share near 1; and a straight ray is none to a signature.
-    check_farther_is_stranger: lambda detector: normalises(detector) or bends(detector),
+    # A direction does not change far out, nor does a share near 1; a straight ray is none to a signature; and where classes
+    # do not differ, the distance to the nearest one grows no faster than the distance to all.
+    check_farther_is_stranger: lambda detector: normalises(detector) or bends(detector) or compares(detector),
+    # One huge value turns the whole row to its axis: all features of the scaled row are then strange.
+    check_planted_column_ranks_first: normalises,
     **dict.fromkeys(ADDITIVE_CHECKS, looks_twice),  # the intensity needs the rows again, once they are projected
+    # A single row is of one class, which no relative score has; and of two rows the covariance is too close to singular for float32.
+    check_blocks_equal_the_whole: lambda detector: looks_twice(detector) or compares(detector) or rounds(detector),
+    check_merged_shards_equal_the_whole: lambda detector: looks_twice(detector) or compares(detector),
 }
 
 CASES = [
@@ -169,6 +186,29 @@ class Forgiving(Gaussian):
         return super()._validated(np.nan_to_num(X), **options)
 
 
+class Misplacing(Gaussian):
+    """Gives each feature the share of its neighbour."""
+
+    def attribute(self, state, rows):
+        return np.roll(super().attribute(state, rows), 1, axis=1)
+
+
+class Inflating(Gaussian):
+    """Gives shares twice as large as they are."""
+
+    def attribute(self, state, rows):
+        return 2 * super().attribute(state, rows)
+
+
+class Absolute(Gaussian):
+    """Says that its shares come of leaving one feature out, and gives those that add up."""
+
+    ATTRIBUTION = "leave_one_out"
+
+    def baseline(self, state, rows):
+        return np.broadcast_to(state.levels[0].mean + 1, rows.shape)
+
+
 class Replacing(Gaussian):
     """Learns the last block alone."""
 
@@ -185,6 +225,9 @@ class Replacing(Gaussian):
         (Saturating, check_farther_is_stranger),
         (Overflowing, check_huge_rows_have_finite_scores),
         (Forgiving, check_what_is_not_finite_is_refused),
+        (Misplacing, check_planted_column_ranks_first),
+        (Inflating, check_additive_attributions_add_up),
+        (Absolute, check_normal_features_have_no_share),
         (Replacing, check_blocks_equal_the_whole),
     ],
 )

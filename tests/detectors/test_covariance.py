@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.covariance import OAS, EmpiricalCovariance, LedoitWolf
 
-from detectors.covariance import ESTIMATORS
+from detectors.covariance import ESTIMATORS, marchenko_pastur_median, spiked
 from detectors.moments import Moments
 
 REFERENCES = {"ledoit_wolf": LedoitWolf, "oas": OAS, "empirical": EmpiricalCovariance}
@@ -46,7 +46,7 @@ def test_equals_scikit_learn(name, table_name):
         assert intensity == pytest.approx(getattr(reference, "shrinkage_", 0.0), rel=1e-9, abs=1e-10)
 
 
-@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("name", REFERENCES)
 @pytest.mark.parametrize("kind", ["digits", "images"])
 def test_equals_scikit_learn_on_real_features(name, kind, digits, image_features):
     """The same on digits with pixels that never vary, and on 320 network features of 150 images."""
@@ -90,3 +90,47 @@ def test_the_estimate_turns_with_the_rows(name):
     before, after = (ESTIMATORS[name](Moments.of(x)) for x in (rows, rows @ turn))
     np.testing.assert_allclose(after[0], turn.T @ before[0] @ turn, atol=1e-10)
     assert after[1] == pytest.approx(before[1], rel=1e-10)
+
+
+@pytest.mark.parametrize(("ratio", "median"), [(0.25, 0.9160), (0.5, 0.8305), (1.0, 0.6529), (1e-6, 1.0)])
+def test_the_median_of_the_noise_law(ratio, median):
+    """Medians of the Marchenko-Pastur law, as published to four digits and as its limit for many rows."""
+    assert marchenko_pastur_median(ratio) == pytest.approx(median, abs=2e-4)
+
+
+@pytest.mark.parametrize(("rows", "width"), [(2000, 500), (400, 800)])
+def test_the_median_is_that_of_drawn_eigenvalues(rows, width):
+    """White noise, with more rows than columns and with fewer, is found to have variance 1 and no strong direction."""
+    noise = np.random.default_rng(1).normal(size=(rows, width))
+    covariance, share = spiked(Moments.of(noise))
+    assert np.trace(covariance) / width == pytest.approx(1, abs=0.02)
+    assert share >= 1 - 1 / width
+
+
+def test_a_spike_is_undone():
+    """A diagonal scatter with one eigenvalue, as large as a spike of 4 shows, gets the value best under Stein's loss."""
+    ratio, spike, width = 0.5, 4.0, 100
+    observed = spike * (1 + ratio / (spike - 1))
+    noise = marchenko_pastur_median(ratio)  # of the other eigenvalues, which makes the estimated noise variance 1
+    scatter = 200 * np.diag(np.append(np.full(width - 1, noise), observed))
+    covariance, share = spiked(Moments(200, np.zeros(width), scatter, np.full(width, np.nan), np.nan))
+    cosine = (1 - ratio / (spike - 1) ** 2) / (1 + ratio / (spike - 1))
+    np.testing.assert_allclose(np.diag(covariance), np.append(np.ones(width - 1), spike / (cosine + spike * (1 - cosine))), rtol=1e-9)
+    assert share == pytest.approx(0.99)
+
+
+def test_the_spiked_precision_is_nearer_to_the_truth():
+    """On rows of the spiked model the inverse errs by less than a third of what that of the empirical covariance does."""
+    truth = np.append([20.0, 8, 4], np.ones(97))
+    errors = {name: [] for name in ("spiked", "empirical")}
+    for seed in range(5):
+        moments = Moments.of(np.random.default_rng(seed).normal(size=(200, 100)) * np.sqrt(truth))
+        for name, list_ in errors.items():
+            list_.append(np.linalg.norm(np.linalg.inv(ESTIMATORS[name](moments)[0]) - np.diag(1 / truth)))
+    assert np.mean(errors["spiked"]) < np.mean(errors["empirical"]) / 3
+
+
+def test_without_noise_there_is_nothing_to_shrink():
+    """Where more than half of the directions never varied, the empirical covariance is returned."""
+    moments = Moments.of(np.hstack([table("tall")] * 3))
+    np.testing.assert_array_equal(spiked(moments)[0], ESTIMATORS["empirical"](moments)[0])

@@ -1,5 +1,7 @@
 """The Gaussian detector against scikit-learn, the worked example, and slow twins of the paper's recipe."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from sklearn.covariance import OAS, EmpiricalCovariance, LedoitWolf
@@ -56,6 +58,94 @@ def test_two_rows_make_a_line_that_is_not_left_unnoticed(digits):
     expected = LedoitWolf().fit(pair).mahalanobis(on_line)
     np.testing.assert_allclose(Gaussian().fit(pair).scores(on_line), expected, rtol=1e-6, atol=1e-6)
     assert Gaussian().fit(pair).scores(others).min() > 1e6 > LedoitWolf().fit(pair).mahalanobis(others).max()
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_single_precision_is_as_exact_as_it_says(normalize, image_features):
+    """With precision="float32" scores of real features err by less than 1e-5, from rows in float32 and in float64."""
+    train, test = image_features[:100, :320].astype(np.float32), image_features[100:, :320].astype(np.float32)
+    single, double = (Gaussian(precision=precision, normalize=normalize).fit(train) for precision in ("float32", "float64"))
+    assert single.state_.levels[0].whiten.dtype == np.float32
+    for rows in (test, test.astype(np.float64), test[:1]):
+        np.testing.assert_allclose(single.scores(rows), double.scores(rows), rtol=1e-5)
+
+
+def test_single_precision_is_refused_where_it_would_err(digits):
+    """Without shrinkage, pixels that hardly ever vary leave float32 no digits: fitting says so and names the way out."""
+    with pytest.raises(ValueError, match="Use precision='float64'"):
+        Gaussian(precision="float32", covariance="empirical").fit(np.hstack([digits, digits + 1e-7 * digits[::-1]]))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int64", "uint8", "int8", ">f4"])
+def test_rows_of_any_type_are_learned_and_scored_as_doubles(dtype, digits):
+    """Whole numbers from 0 to 16 give the same scores in every type that holds them, fitted whole or in blocks."""
+    rows, expected = digits.astype(dtype), Gaussian().fit(digits).scores(digits)
+    np.testing.assert_allclose(Gaussian().fit(rows).scores(rows), expected, rtol=1e-12)
+    np.testing.assert_allclose(Gaussian().partial_fit(rows).scores(rows), expected, rtol=1e-9)
+
+
+def test_a_file_is_learned_in_blocks(tmp_path):
+    """Rows in a memory-mapped file, as float32, are never all copied: no allocation while fitting is as large as they are."""
+    rows = np.lib.format.open_memmap(tmp_path / "rows.npy", "w+", np.float32, (60_000, 40))
+    rows[:] = np.random.default_rng(0).normal(size=rows.shape)
+    tracemalloc.start()
+    try:
+        detector = Gaussian(normalize=True).fit(np.load(tmp_path / "rows.npy", mmap_mode="r"))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < rows.nbytes  # float64 rows would be twice that
+    np.testing.assert_allclose(detector.scores(rows[:50]), Gaussian(normalize=True).fit(rows.astype(float)).scores(rows[:50]), rtol=1e-9)
+
+
+@pytest.mark.parametrize("parameters", [{}, {"levels": LEVELS}, {"levels": LEVELS, "normalize": True, "reduce": "pca"}])
+def test_shares_of_levels_and_components_add_up(parameters, image_features):
+    """Shares per feature, per level and per principal component each add up to the score; none of the latter two is negative."""
+    train, test = image_features[:100, : sum(LEVELS)], image_features[100:, : sum(LEVELS)]
+    detector = Gaussian(**parameters).fit(train)
+    levels, components = detector.level_attributions(test), detector.component_attributions(test)
+    assert levels.shape == (len(test), 3 if parameters else 1)
+    assert (levels >= 0).all()
+    assert (components >= 0).all()
+    for shares in (levels, components, detector.attributions(test)):
+        np.testing.assert_allclose(shares.sum(axis=1), detector.scores(test), rtol=1e-8)
+
+
+def test_the_strange_level_ranks_first(image_features):
+    """Where the features of one level are shuffled among its columns, that level has the largest share."""
+    rows = image_features[:, : sum(LEVELS)]
+    detector, bounds = Gaussian(levels=LEVELS).fit(rows[:100]), np.cumsum((0, *LEVELS))
+    for level in range(3):
+        planted = rows[100:].copy()
+        planted[:, bounds[level] : bounds[level + 1]] = planted[:, bounds[level] : bounds[level + 1]][:, ::-1]
+        assert (detector.level_attributions(planted).argmax(axis=1) == level).mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("parameters", "degrees"),
+    [({}, 20), ({"reduce": "pca", "kept_variance": 1e-9}, 1), ({"normalize": True}, None), ({"levels": (20,)}, None)],
+)
+def test_chi_square_degrees_are_those_of_the_directions(parameters, degrees, digits):
+    """Only one level of plain rows has a chi-square law, with a degree per direction."""
+    rows = digits[:, digits.std(axis=0) > 1][:, :20]
+    detector = Gaussian(**parameters).fit(rows)
+    assert detector.chi_square_degrees(detector.state_) == degrees
+
+
+def test_the_short_way_to_score_refuses_what_the_long_way_does(digits):
+    """A plain array in order skips scikit-learn's checks, with the same scores; one with NaN, of another width or empty does not."""
+    detector = Gaussian().fit(digits)
+    np.testing.assert_array_equal(detector.scores(np.asfortranarray(digits)), detector.scores(digits))
+    huge = np.full((1, 64), 1e300)
+    assert np.isfinite(detector.scores(np.concatenate([huge, huge * 1e8 / 2]))).all()  # the sum overflows, the values do not
+    for bad, message in ((digits[:, 1:].copy(), "features"), (digits[:0], "0 sample"), (digits[0], "1D array")):
+        with pytest.raises(ValueError, match=message):
+            detector.scores(bad)
+    for value in (np.nan, np.inf):
+        bad = digits[:3].copy()
+        bad[1, 5] = value
+        with pytest.raises(ValueError, match="row 1, column 5"):
+            detector.scores(bad)
 
 
 def test_single_precision_rows_are_computed_in_double(image_features):
@@ -212,6 +302,7 @@ def test_a_state_without_statistics_scores_but_cannot_learn(digits):
         ({"covariance": "full"}, "'covariance' parameter"),
         ({"reduce": "ica"}, "'reduce' parameter"),
         ({"normalize": "yes"}, "'normalize' parameter"),
+        ({"precision": "float16"}, "'precision' parameter"),
         ({"kept_variance": 1.0}, "'kept_variance' parameter"),
         ({"kept_variance": 0.0}, "'kept_variance' parameter"),
         ({"rank_tolerance": 0.0}, "'rank_tolerance' parameter"),

@@ -157,3 +157,83 @@ def test_constant_columns_do_not_depend_on_their_value():
         scores.append(Gaussian(covariance="empirical").fit(rows).scores(queries))
     np.testing.assert_allclose(scores[1], scores[0], rtol=1e-6)
     np.testing.assert_allclose(scores[2], scores[0], rtol=1e-3)
+
+
+def by_eigenvalues(covariance, rows, tolerance=1e-10):
+    """The definition: every direction by its eigenvalue, those below the cut at the cut."""
+    scale = np.sqrt(np.diag(covariance))
+    values, vectors = np.linalg.eigh(covariance / np.outer(scale, scale))
+    return (np.square(rows / scale @ vectors) / np.maximum(values, tolerance * values[-1])).sum(axis=1)
+
+
+@pytest.mark.parametrize("condition", [1, 1e4, 1e8, 1e12])
+def test_the_factor_equals_the_eigenvalues(condition):
+    """Whether the factor suffices or the rank rule needs eigenvalues, the norm is the one defined, to the condition's rounding."""
+    rng = np.random.default_rng(2)
+    turn = np.linalg.qr(rng.normal(size=(30, 30)))[0]
+    covariance = turn * np.geomspace(1, condition, 30) @ turn.T
+    rows = rng.normal(size=(20, 30)) @ turn.T
+    norm = VarianceNorm.of(np.zeros(30), (covariance + covariance.T) / 2)
+    expected = by_eigenvalues((covariance + covariance.T) / 2, rows)
+    np.testing.assert_allclose(norm.squared(rows), expected, rtol=1e-13 * condition + 1e-12 if condition < 1e10 else 1e-3)
+    assert norm.rank == (30 if condition < 1e10 else norm.rank)
+    assert not np.triu(norm.whiten, 1).any()
+
+
+def test_eigenvalues_are_spared_where_the_factor_tells(monkeypatch):
+    """A well-conditioned covariance needs no eigendecomposition; a singular one does."""
+    monkeypatch.setattr(np.linalg, "eigh", lambda matrix: pytest.fail("eigenvalues were computed"))
+    assert norm_of(FULL).rank == 4
+    with pytest.raises(pytest.fail.Exception):
+        norm_of(FLAT)
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("width", [1, 63, 64, 65, 200, 1100])
+@pytest.mark.parametrize("count", [1, 2, 15, 16, 600])
+def test_every_shape_equals_the_full_product(count, width, dtype, precision):
+    """One row, a few, and many, in columns of one block or several, score as the plain product in float64 does."""
+    rng = np.random.default_rng(width)
+    whiten = np.tril(rng.normal(size=(width, width))) / width + np.eye(width)
+    norm = VarianceNorm(rng.normal(size=width) + 100, whiten.astype(precision), width)
+    rows = (rng.normal(size=(count, width)) + 100).astype(dtype)
+    expected = np.square((rows - norm.mean) @ norm.whiten.astype(np.float64)).sum(axis=1)
+    np.testing.assert_allclose(norm.squared(rows), expected, rtol=1e-12 if precision == "float64" else 3e-6)
+    np.testing.assert_allclose(np.square(norm.whitened(rows)).sum(axis=1), expected, rtol=1e-12 if precision == "float64" else 3e-6)
+
+
+@pytest.mark.parametrize("condition", [1, 1e2, 1e4])
+def test_single_precision_errs_by_less_than_it_says(condition):
+    """Scores of rows like those learned, far from the origin, err by less than 1e-5 of themselves; past that it is refused."""
+    rng = np.random.default_rng(3)
+    turn = np.linalg.qr(rng.normal(size=(100, 100)))[0]
+    rows = (rng.normal(size=(500, 100)) * np.sqrt(np.geomspace(1, condition, 100)) @ turn.T + 1000).astype(np.float32)
+    moments = Moments.of(rows)
+    covariance = ESTIMATORS["ledoit_wolf"](moments)[0]
+    single, double = (VarianceNorm.of(moments.mean, covariance, precision=precision) for precision in ("float32", "float64"))
+    np.testing.assert_allclose(single.squared(rows), double.squared(rows), rtol=1e-5)
+    with pytest.raises(ValueError, match="too close to singular"):
+        norm_of(FULL @ np.diag([1, 1, 1, 0]) + FULL[:, :1] * [0, 0, 0, 1] + 1e-5 * RNG.normal(size=FULL.shape), precision="float32")
+
+
+@pytest.mark.parametrize("rows", [FLAT, FULL])
+def test_components_are_the_principal_components(rows):
+    """Directions and variances are those of the covariance, and their shares are squares that add up to the norm."""
+    norm = norm_of(rows, "ledoit_wolf")
+    values, vectors = np.linalg.eigh(ESTIMATORS["ledoit_wolf"](Moments.of(rows))[0])
+    variances, directions = norm.components()
+    np.testing.assert_allclose(variances, values[::-1], rtol=1e-8)
+    np.testing.assert_allclose(np.abs(directions.T @ vectors[:, ::-1]).diagonal()[:2], 1, rtol=1e-8)
+    shares = norm.component_contributions(3 * rows[:5])
+    assert (shares >= 0).all()
+    np.testing.assert_allclose(shares.sum(axis=1), norm.squared(3 * rows[:5]), rtol=1e-9)
+
+
+def test_the_strange_component_ranks_first():
+    """A step along one principal component gives that one all of the norm."""
+    norm = norm_of(FULL)
+    variances, directions = norm.components()
+    for number in range(4):
+        shares = norm.component_contributions(norm.mean[None] + 7 * np.sqrt(variances[number]) * directions[:, number])
+        np.testing.assert_allclose(shares, [49 * np.eye(4)[number]], atol=1e-7)

@@ -34,22 +34,23 @@ def correlated():
 
 
 def test_the_port_equals_the_r_code(waves):
-    """Location, intensities, scatter and distances of the preset ``port`` are those that R prints, to 1e-10."""
+    """Location, intensities, scatter and distances of the preset ``port`` are those that R prints, to 1e-12."""
     medoid = l1_medoid(waves)
-    np.testing.assert_allclose(medoid, [-0.0694594718338797, 0.5377038556460950, 1.4525192534993332, 1.4843036372015297], rtol=1e-10)
-    assert sandwich_variance(waves, medoid, city_block=True) == pytest.approx(0.0913068121951603, rel=1e-10)
+    np.testing.assert_allclose(medoid, [-0.0694594718338797, 0.5377038556460950, 1.4525192534993332, 1.4843036372015297], rtol=1e-12)
+    assert sandwich_variance(waves, medoid, city_block=True) == pytest.approx(0.0913068121951603, rel=1e-12)
     detector = RobustShrinkage.preset("port").fit(waves)
     state, scores = detector.state_, detector.scores(waves)
-    np.testing.assert_allclose(state.norm.mean, [-0.020247597689347, 0.554463473819831, 1.420382928664819, 1.450468469717775], rtol=1e-10)
-    assert state.location_intensity == pytest.approx(0.05344897246263198, rel=1e-10)
+    np.testing.assert_allclose(state.norm.mean, [-0.020247597689347, 0.554463473819831, 1.420382928664819, 1.450468469717775], rtol=1e-12)
+    assert state.location_intensity == pytest.approx(0.05344897246263198, rel=1e-12)
     special = comedian(waves - state.norm.mean)
     diagonal = [1.1241219328244112, 0.9414705019456537, 1.6821560151752779, 1.3218526414865419]
-    np.testing.assert_allclose(2.198 * np.diag(special), diagonal, rtol=1e-10)
-    assert special[0, 1] == pytest.approx(0.0889385903788158, rel=1e-10)
+    np.testing.assert_allclose(2.198 * np.diag(special), diagonal, rtol=1e-12)
+    assert special[0, 1] == pytest.approx(0.0889385903788158, rel=1e-12)
     assert state.scatter_intensity == 1
-    np.testing.assert_allclose(np.linalg.inv(state.norm.whiten @ state.norm.whiten.T), 1.26740027285797 * np.eye(4), atol=1e-10)
-    np.testing.assert_allclose(scores[:3], [4.09767071134111, 2.11115119256834, 2.39731947189683], rtol=1e-10)
-    np.testing.assert_allclose(scores[36:], [113.548976170898, 121.153637913933, 124.737845927994, 111.359627542600], rtol=1e-10)
+    np.testing.assert_allclose(np.linalg.inv(state.norm.whiten @ state.norm.whiten.T), 1.26740027285797 * np.eye(4), atol=1e-12)
+    np.testing.assert_allclose(scores[:3], [4.09767071134111, 2.11115119256834, 2.39731947189683], rtol=1e-12)
+    np.testing.assert_allclose(scores[36:], [113.548976170898, 121.153637913933, 124.737845927994, 111.359627542600], rtol=1e-12)
+    assert detector.chi_square_degrees(state) == 3
     assert np.flatnonzero(scores > 9.34840360449614).tolist() == [36, 37, 38, 39]
 
 
@@ -79,12 +80,57 @@ def test_the_true_l1_median_on_waves(waves):
     ids=["port", "l1_median_shrunk", "adjusted", "adjusted and clipped", "default"],
 )
 def test_the_worked_example(parameters, intensity, scores, flagged, correlated):
-    """Intensity, three distances and the number of flagged rows, for five sets of parameters, to 1e-10."""
+    """Intensity, three distances and the number of rows beyond the chi-square cut, for five sets of parameters, to 1e-12."""
     detector = RobustShrinkage(**parameters).fit(correlated)
-    assert detector.state_.scatter_intensity == pytest.approx(intensity, rel=1e-10)
-    np.testing.assert_allclose(detector.scores(correlated)[[0, 1, 499]], scores, rtol=1e-10)
-    cut = chi2.ppf(0.975, 2 if parameters is RobustShrinkage.PRESETS["port"] else 3)
-    assert (detector.scores(correlated) > cut).sum() == flagged
+    assert detector.state_.scatter_intensity == pytest.approx(intensity, rel=1e-12)
+    np.testing.assert_allclose(detector.scores(correlated)[[0, 1, 499]], scores, rtol=1e-12)
+    assert (detector.scores(correlated) > chi2.ppf(0.975, detector.chi_square_degrees(detector.state_))).sum() == flagged
+
+
+def test_degrees_of_the_chi_square():
+    """Columns that vary count; one less with the R code's medoid, none left in one dimension; raw scores have none until calibrated."""
+    rows = np.hstack([np.random.default_rng(0).normal(size=(60, 3)), np.ones((60, 1))])
+
+    def degrees(width, **parameters):
+        detector = RobustShrinkage(**parameters).fit(rows[:, -width:])
+        return detector.chi_square_degrees(detector.state_)
+
+    assert [degrees(4), degrees(3), degrees(1)] == [3, 2, None]
+    assert [degrees(width, **RobustShrinkage.PRESETS["port"]) for width in (4, 3, 2)] == [2, 1, None]
+    assert degrees(4, scaling="raw", reweight=False) is None
+    assert degrees(4, scaling="raw", reweight=False, calibrate=True) == degrees(4, scaling="raw") == 3
+
+
+@pytest.mark.parametrize("reweight", [True, False])
+def test_calibrated_scores_have_the_median_of_chi_square(reweight, correlated):
+    """With calibrate the scores are those without times the factor that puts their median at that of chi-square."""
+    plain, calibrated = (
+        RobustShrinkage(scaling="adjusted", reweight=reweight, calibrate=calibrate).fit(correlated).scores(correlated)
+        for calibrate in (False, True)
+    )
+    np.testing.assert_allclose(calibrated, plain * chi2.ppf(0.5, 3) / np.median(plain), rtol=1e-12)
+
+
+def test_without_an_intensity_the_scatter_is_the_comedian(correlated):
+    """With the intensity "none" the distance is that of the unshrunk comedian, about the median, where it is positive definite."""
+    plain = RobustShrinkage(**RobustShrinkage.PRESETS["median"] | {"intensity": "none"}).fit(correlated)
+    centred = correlated - np.median(correlated, axis=0)
+    scatter = comedian(centred)
+    scatter[np.diag_indices(3)] *= CONSISTENCY
+    expected = np.einsum("ij,jk,ik->i", centred, np.linalg.inv(scatter), centred)
+    np.testing.assert_allclose(plain.scores(correlated), expected, rtol=1e-12)
+    assert plain.state_.scatter_intensity == 0
+
+
+def test_the_floor_is_a_share_of_the_mean_eigenvalue():
+    """Of columns a thousandfold apart the port's floor leaves the small variance alone, another lifts it to a tenth of the mean."""
+    rows = np.random.default_rng(0).normal(size=(300, 2)) * (1, 1e-3)
+    port = RobustShrinkage(**RobustShrinkage.PRESETS["port"] | {"intensity": "none", "shrink_location": False})
+    small, lifted = (port.set_params(floor=floor).fit(rows).state_.norm.whiten for floor in (port.floor, 0.1))
+    variance = 2.198 * np.median(np.abs(rows[:, 1] - l1_medoid(rows)[1])) ** 2
+    assert 1 / (small @ small.T)[1, 1] == pytest.approx(variance, rel=0.1)
+    values = np.linalg.eigvalsh(np.linalg.inv(lifted @ lifted.T))
+    assert values[0] == pytest.approx(0.1 * values.mean(), rel=1e-9)
 
 
 def test_the_parts_of_the_worked_example(correlated):
@@ -129,12 +175,14 @@ def test_fewer_rows_than_columns(preset, n, width):
     rows = np.random.default_rng(n).normal(size=(n, width))
     rows[:3] += 5
     detector = RobustShrinkage.preset(preset).fit(rows)
+    values = np.linalg.eigvalsh(detector.state_.norm.whiten @ detector.state_.norm.whiten.T)
     assert detector.state_.norm.rank == width
+    assert values[0] > 0 and values[-1] < np.inf
     assert set(np.argsort(detector.scores(rows))[-3:]) == {0, 1, 2}
 
 
 @given(
-    arrays(float, st.tuples(st.integers(4, 12), st.integers(1, 8)), elements=st.floats(-5, 5, width=16)),
+    arrays(float, st.tuples(st.integers(2, 12), st.integers(1, 8)), elements=st.floats(-5, 5, width=16)),
     st.sampled_from(["special", "raw"]),
 )
 def test_the_scatter_is_always_positive_definite(rows, scaling):
@@ -199,3 +247,33 @@ def test_rows_that_are_mostly_one_row_are_refused():
     rows[:20] = np.random.default_rng(0).normal(size=(20, 3))
     with pytest.raises(ValueError, match=r"more than half of the values tie in every column.*use gaussian"):
         RobustShrinkage().fit(rows)
+
+
+@pytest.mark.parametrize("preset", RobustShrinkage.PRESETS)
+def test_hard_rows_give_finite_scores_of_full_rank(preset):
+    """Two rows, as many as columns, collinear and repeated ones, far offsets and extreme units; whatever the type of number."""
+    rows = np.random.default_rng(0).normal(size=(200, 6))
+    far = rows.copy()
+    far[0] = 1e9
+    hard = [rows[:2], rows[:6], rows[:, :1] * np.arange(1, 7), np.tile(rows[:7], (10, 1)), rows + 1e12, rows * np.geomspace(1e-60, 1e60, 6)]
+    for these in [*hard, rows * 1e-60, rows * 1e60, rows[:, :1], far, rows.astype(np.float16), (10 * rows).astype(int)]:
+        detector = RobustShrinkage.preset(preset).fit(these)
+        scores = detector.scores(these)
+        assert np.isfinite(scores).all()
+        assert detector.state_.norm.rank == these.shape[1]
+        assert these is not far or scores.argmax() == 0
+    np.testing.assert_allclose(detector.scores(these), RobustShrinkage.preset(preset).fit(these.astype(float)).scores(these))
+
+
+def test_a_reweighting_that_would_lose_rank_is_not_taken():
+    """Where the rows kept are too few for a positive definite scatter the first distance stays."""
+    rows = np.random.default_rng(0).normal(size=(2, 6))
+    state, first = (RobustShrinkage(reweight=reweight).fit(rows).state_ for reweight in (True, False))
+    assert state.kept == 2
+    np.testing.assert_array_equal(state.norm.whiten, first.norm.whiten)
+
+
+def test_equal_rows_are_scored():
+    """Where no column varies, a row that leaves the one row ever seen scores high."""
+    detector = RobustShrinkage().fit(np.full((20, 3), 0.1))
+    assert detector.scores([[0.1, 0.1, 0.1], [0.1, 0.1, 0.2]]) == pytest.approx([0, 1e8])

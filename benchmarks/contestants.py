@@ -1,0 +1,141 @@
+"""The detectors that are compared, each with the defaults of its library, and what is measured of one of them."""
+
+from __future__ import annotations
+
+import pickle
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.covariance import EllipticEnvelope
+from sklearn.ensemble import IsolationForest
+from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.neighbors import LocalOutlierFactor
+from sklearn.svm import OneClassSVM
+from threadpoolctl import threadpool_limits
+
+from benchmarks.protocols import Trial
+from detectors import REGISTRY, Detector, dumps
+from service.evaluation import fpr_at_tpr
+
+OF_STREAMS = {"signature"}  # types whose rows are no plain features; those that learn with classes are left out too
+LIBRARIES = ("farfield", "scikit-learn", "pyod")
+FIGURES = ("auroc", "aupr", "fpr95", "fit_seconds", "score_us", "state_bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class Contestant:
+    """A detector with its defaults. ``make`` takes whether the scored rows are the fitted ones, and a seed."""
+
+    name: str
+    make: Callable[[bool, int], Any]
+    fresh: Callable[[Any, NDArray[np.float64]], NDArray[np.float64]]  # scores of rows not fitted, higher = more anomalous
+    own: Callable[[Any, NDArray[np.float64]], NDArray[np.float64]]  # scores of the fitted rows
+    state_bytes: Callable[[Any], int]
+
+
+def contestants(libraries: tuple[str, ...] = LIBRARIES) -> list[Contestant]:
+    """All detectors of these libraries. Raises ModuleNotFoundError where PyOD is asked for and missing."""
+    makers = {"farfield": _ours, "scikit-learn": _sklearn, "pyod": _pyod}
+    return [contestant for library in libraries for contestant in makers[library]()]
+
+
+def measure(contestant: Contestant, trial: Trial, seed: int) -> dict[str, Any]:
+    """Figures of one detector on one trial, on one thread of the numerical libraries; or what it failed with."""
+    with warnings.catch_warnings(record=True) as caught, threadpool_limits(1):
+        warnings.simplefilter("always")
+        try:
+            result = {"status": "ok", **_figures(contestant, trial, seed)}
+        except Exception as error:  # noqa: BLE001  # whatever a detector fails with is its result
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            text = f"{type(error).__name__}: {error} ({where.filename.rsplit('/', 1)[-1]}:{where.lineno})"
+            result = {"status": "failed", "error": text}
+    return {**result, "warnings": sorted({f"{w.category.__name__}: {w.message}"[:400] for w in caught})[:3]}
+
+
+def _figures(contestant: Contestant, trial: Trial, seed: int) -> dict[str, float]:
+    model = contestant.make(trial.test is None, seed)
+    start = time.perf_counter()
+    model.fit(trial.fit)
+    fitted = time.perf_counter()
+    scores = contestant.own(model, trial.fit) if trial.test is None else contestant.fresh(model, trial.test)
+    scored = time.perf_counter()
+    if not np.isfinite(scores).all():
+        raise ValueError(f"{(~np.isfinite(scores)).sum()} of {len(scores)} scores are not finite")
+    return {
+        "auroc": float(roc_auc_score(trial.truth, scores)),
+        "aupr": float(average_precision_score(trial.truth, scores)),
+        "fpr95": fpr_at_tpr(trial.truth, scores, 0.95),
+        "fit_seconds": fitted - start,
+        "score_us": 1e6 * (scored - fitted) / len(scores),
+        "state_bytes": contestant.state_bytes(model),
+    }
+
+
+def _ours() -> list[Contestant]:
+    types = {name: cls for name, cls in REGISTRY.items() if name not in OF_STREAMS and not cls.LABELLED}
+    return [
+        Contestant(f"farfield {name}", lambda own, seed, cls=cls: cls(), lambda m, rows: m.scores(rows), _own_scores, _stored(name))  # type: ignore[misc]
+        for name, cls in types.items()
+    ]
+
+
+def _own_scores(model: Detector[Any], rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    return model.training_scores(model.state_, rows)
+
+
+def _stored(name: str) -> Callable[[Detector[Any]], int]:
+    """Bytes of the form that is stored for scoring: header and arrays, without the sums that updates need."""
+
+    def size(model: Detector[Any]) -> int:
+        header, arrays = dumps(name, model)
+        return len(header) + sum(array.nbytes for key, array in arrays.items() if key.split(".")[0] != "statistics")
+
+    return size
+
+
+def _sklearn() -> list[Contestant]:
+    makers: dict[str, Callable[[bool, int], Any]] = {
+        "IsolationForest": lambda own, seed: IsolationForest(random_state=seed),
+        "LocalOutlierFactor": lambda own, seed: LocalOutlierFactor(novelty=not own),
+        "OneClassSVM": lambda own, seed: OneClassSVM(),
+        "EllipticEnvelope": lambda own, seed: EllipticEnvelope(random_state=seed),
+    }
+    return [
+        Contestant(f"scikit-learn {name}", make, lambda m, rows: -m.score_samples(rows), _sklearn_own, _pickled)
+        for name, make in makers.items()
+    ]
+
+
+def _sklearn_own(model: Any, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    return -np.asarray(model.negative_outlier_factor_ if isinstance(model, LocalOutlierFactor) else model.score_samples(rows))
+
+
+def _pyod() -> list[Contestant]:
+    classes = {"MCD": "mcd", "KNN": "knn", "ECOD": "ecod", "PCA": "pca"}
+    try:
+        found = {name: getattr(import_module(f"pyod.models.{module}"), name) for name, module in classes.items()}
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"PyOD cannot be had ({error}): pip install pyod, or leave it out with --libraries") from None
+    seeded = {"MCD", "PCA"}
+    return [
+        Contestant(
+            f"pyod {name}",
+            lambda own, seed, cls=cls, name=name: cls(random_state=seed) if name in seeded else cls(),  # type: ignore[misc]
+            lambda m, rows: m.decision_function(rows),
+            lambda m, rows: m.decision_scores_,
+            _pickled,
+        )
+        for name, cls in found.items()
+    ]
+
+
+def _pickled(model: Any) -> int:
+    """Bytes of the peers' own stored form; written to be counted, never read."""
+    return len(pickle.dumps(model))

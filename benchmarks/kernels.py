@@ -1,0 +1,240 @@
+"""What the Gaussian kernels cost, beside what this machine's products and memory reach, and beside others.
+
+    python -m benchmarks.kernels            # some minutes, and 1.6 GB in a temporary folder
+    python -m benchmarks.kernels --quick    # half a minute
+
+prints Markdown tables, each figure the median of alternating repetitions on one thread, with its
+spread (half the range between quartiles, in per cent of the median):
+
+* rates: square products and a copy of 256 MiB
+* scoring: ``VarianceNorm.squared`` against the full product ``X @ W``, scikit-learn's ``mahalanobis`` and,
+  where PyOD is installed, ``decision_function`` of its MCD and PCA fitted on rows of the same width
+* one row: the kernel, and ``Gaussian.scores`` with all that it checks
+* Ledoit–Wolf: time and peak resident memory of a process of its own, ours and scikit-learn's
+* a file: a fit on memory-mapped float32 rows, with the peak of memory that is no file's
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import tempfile
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from sklearn.covariance import EmpiricalCovariance, LedoitWolf
+from threadpoolctl import threadpool_limits
+
+from detectors import Gaussian
+from detectors.covariance import ledoit_wolf
+from detectors.moments import Moments
+from detectors.norm import VarianceNorm
+
+SECONDS = 0.3  # of repetitions per figure
+FITTED_ROWS = 4  # times the width, for what has to be fitted
+LARGEST_MCD = 64  # columns, beyond which PyOD's MCD takes minutes to fit
+
+
+def alternating(calls, seconds):
+    """Median seconds of each of ``calls`` by name, and half its range between quartiles; all take turns."""
+    inner = {name: max(1, int(seconds / 50 / _once(call))) for name, call in calls.items()}
+    times = {name: [] for name in calls}
+    until = time.perf_counter() + seconds * len(calls)
+    while time.perf_counter() < until or len(times[next(iter(calls))]) < 5:
+        for name, call in calls.items():
+            call()  # or the first would find the cache as the last left it
+            start = time.perf_counter()
+            for _ in range(inner[name]):
+                call()
+            times[name].append((time.perf_counter() - start) / inner[name])
+    return {name: (np.median(t), np.subtract(*np.percentile(t, [75, 25])) / 2) for name, t in times.items()}
+
+
+def rates(seconds):
+    """Markdown: rates of this machine on one thread."""
+    lines = ["| what | rate |", "|---|--:|"]
+    rng = np.random.default_rng(0)
+    for dtype in ("float32", "float64"):
+        square = rng.normal(size=(1024, 1024)).astype(dtype)
+        taken, spread = alternating({"product": lambda square=square: square @ square}, seconds)["product"]
+        lines.append(f"| product of 1024 x 1024, {dtype} | {2 * 1024**3 / taken / 1e9:.0f} GFLOP/s ± {100 * spread / taken:.0f} % |")
+    source, target = np.ones(2**25), np.empty(2**25)
+    taken, spread = alternating({"copy": lambda: np.copyto(target, source)}, seconds)["copy"]
+    lines.append(f"| copy of 256 MiB, read and written | {2 * source.nbytes / taken / 1e9:.0f} GB/s ± {100 * spread / taken:.0f} % |")
+    return lines
+
+
+def full_product(rows, mean, whiten):
+    whitened = (rows - mean) @ whiten
+    return np.einsum("ij,ij->i", whitened, whitened)
+
+
+def scoring(widths, counts, seconds):
+    """Markdown: time of ours, and of each other as a multiple of it."""
+    lines = ["| rows x columns, type | ours | error | full product | scikit-learn | PyOD |", "|---|--:|--:|--:|--:|--:|"]
+    for width in widths:
+        rng = np.random.default_rng(width)
+        mix = rng.normal(size=(width, width)) / np.sqrt(width) + np.eye(width)
+        fitted = rng.normal(size=(FITTED_ROWS * width, width)) @ mix
+        moments = Moments.of(fitted)
+        covariance, _ = ledoit_wolf(moments)
+        exact = VarianceNorm.of(moments.mean, covariance)
+        learned, pyod = EmpiricalCovariance().fit(fitted), _pyod(fitted)
+        for dtype in ("float32", "float64"):
+            norm = VarianceNorm.of(moments.mean, covariance, precision=dtype)
+            mean = norm.mean.astype(dtype)
+            for count in counts:
+                rows = (rng.normal(size=(count, width)) @ mix).astype(dtype)
+                error = np.abs(norm.squared(rows) / full_product(rows, exact.mean, exact.whiten) - 1).max()
+                calls = {
+                    "ours": lambda rows=rows, norm=norm: norm.squared(rows),
+                    "full": lambda rows=rows, norm=norm, mean=mean: full_product(rows, mean, norm.whiten),
+                    "sklearn": lambda rows=rows, learned=learned: learned.mahalanobis(rows),
+                } | {name: lambda rows=rows, model=model: model.decision_function(rows) for name, model in pyod.items()}
+                taken = alternating(calls, seconds)
+                ours = taken["ours"][0]
+                others = ", ".join(f"{name} {taken[name][0] / ours:.1f}x" for name in pyod) or "not installed"
+                lines.append(
+                    f"| {count} x {width}, {dtype} | {_time(taken['ours'])} | {error:.0e} | {taken['full'][0] / ours:.2f}x "
+                    f"| {taken['sklearn'][0] / ours:.1f}x | {others} |"
+                )
+    return lines
+
+
+def one_row(widths, seconds):
+    """Markdown: one row by the kernel, and with all checks."""
+    lines = ["| columns, type | kernel | `Gaussian.scores` |", "|---|--:|--:|"]
+    for width in widths:
+        rows = np.random.default_rng(0).normal(size=(2 * width, width))
+        for precision in ("float32", "float64"):
+            detector = Gaussian(precision=precision).fit(rows)
+            row = rows[:1].astype(precision)
+            norm = detector.state_.levels[0]
+            calls = {"kernel": lambda norm=norm, row=row: norm.squared(row), "scores": lambda d=detector, row=row: d.scores(row)}
+            taken = alternating(calls, seconds)
+            lines.append(f"| {width}, {precision} | {_time(taken['kernel'])} | {_time(taken['scores'])} |")
+    return lines
+
+
+def shrinkage(shapes, repetitions):
+    """Markdown: Ledoit–Wolf in processes that do nothing else, ours and scikit-learn's in turn."""
+    lines = ["| rows x columns | ours | scikit-learn | faster | memory above start, ours | scikit-learn's | shrinkage differs by |"]
+    lines.append("|---|--:|--:|--:|--:|--:|--:|")
+    for shape in shapes:
+        found = {name: [_apart(_shrinkage, name, shape) for _ in range(repetitions)] for name in ("ours", "scikit-learn")}
+        (ours, theirs), (memory, more) = ([np.median([run[k] for run in found[name]]) for name in found] for k in (0, 1))
+        gap = abs(found["ours"][0][2] / found["scikit-learn"][0][2] - 1)
+        times = f"{ours:.2f} s | {theirs:.2f} s | {theirs / ours:.1f}x"
+        lines.append(f"| {shape[0]} x {shape[1]} | {times} | {memory:.0f} MB | {more:.0f} MB | {gap:.0e} |")
+    return lines
+
+
+def from_file(shape, dtype="float32"):
+    """Markdown: a fit on a file of rows that is made for it."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.npy"
+        rows = np.lib.format.open_memmap(path, "w+", np.dtype(dtype), shape)
+        rng = np.random.default_rng(0)
+        for start in range(0, shape[0], 4096):
+            rows[start : start + 4096] = rng.standard_normal(rows[start : start + 4096].shape, np.float32)
+        rows.flush()
+        size = rows.nbytes
+        del rows
+        seconds, memory = _apart(_fit_file, str(path))
+    head = ["| rows x columns, type | size of the file | fit | peak memory that is no file's |", "|---|--:|--:|--:|"]
+    return [*head, f"| {shape[0]} x {shape[1]}, {dtype} | {size / 1e6:.0f} MB | {seconds:.1f} s | {memory:.0f} MB |"]
+
+
+class Peak:
+    """Peak of this process's memory that belongs to no file, in MB, sampled while open."""
+
+    def __enter__(self):
+        self.start = self.highest = _anonymous()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self):
+        while not self._over.wait(0.005):
+            self.highest = max(self.highest, _anonymous())
+
+
+def _shrinkage(name, shape):
+    rows = np.random.default_rng(0).standard_normal(shape)
+    rows *= np.linspace(0.5, 2, shape[1])
+    with threadpool_limits(1), Peak() as peak:
+        start = time.perf_counter()
+        intensity = ledoit_wolf(Moments.of(rows))[1] if name == "ours" else LedoitWolf(store_precision=False).fit(rows).shrinkage_
+        seconds = time.perf_counter() - start
+    return seconds, peak.highest - peak.start, intensity
+
+
+def _fit_file(path):
+    rows = np.load(path, mmap_mode="r")
+    with threadpool_limits(1), Peak() as peak:
+        start = time.perf_counter()
+        Gaussian(precision="float32").fit(rows)
+        seconds = time.perf_counter() - start
+    return seconds, peak.highest
+
+
+def _apart(function, *arguments):
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def _anonymous():
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+    return int(line.split()[1]) / 1000
+
+
+def _pyod(rows):
+    try:
+        from pyod.models.mcd import MCD
+        from pyod.models.pca import PCA
+    except ImportError:
+        return {}
+    models = {"PCA": PCA()} | ({"MCD": MCD(random_state=0)} if rows.shape[1] <= LARGEST_MCD else {})
+    return {name: model.fit(rows) for name, model in models.items()}
+
+
+def _once(call):
+    call()
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _time(taken):
+    median, spread = taken
+    return (
+        f"{median * 1e6:.1f} µs ± {100 * spread / median:.0f} %"
+        if median < 1e-3
+        else f"{median * 1e3:.2f} ms ± {100 * spread / median:.0f} %"
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="few shapes, small, to see that it works")
+    quick = parser.parse_args().quick
+    seconds = SECONDS / 10 if quick else SECONDS
+    with threadpool_limits(1):
+        print("\n".join(rates(seconds)), end="\n\n")
+        widths, counts = ([64, 512], [1, 32, 1024]) if quick else ([64, 256, 512, 1280, 2048], [1, 32, 1024, 20_000])
+        print("\n".join(scoring(widths, counts, seconds)), end="\n\n")
+        print("\n".join(one_row([64, 512] if quick else [64, 256, 512, 1280, 2048], SECONDS)), end="\n\n")
+    print("\n".join(shrinkage([(10_000, 256)] if quick else [(100_000, 512), (20_000, 2048)], 1 if quick else 3)), end="\n\n")
+    print("\n".join(from_file((20_000, 512) if quick else (200_000, 2048))))
+
+
+if __name__ == "__main__":
+    main()
