@@ -3,16 +3,22 @@
 from typing import Any
 
 from detectors.base import AdditiveDetector, Detector
-from detectors.calibration import Calibration, outliers
+from detectors.calibration import AlphaTooSmall, Calibration, outliers, rows_needed
+from detectors.class_gaussian import ClassGaussian
+from detectors.combination import CombinedCalibration, merged_p_values
+from detectors.cross import CrossConformal
 from detectors.gaussian import Gaussian
+from detectors.groups import GroupedCalibration
 from detectors.knn import KNN
 from detectors.robust_shrinkage import RobustShrinkage
 from detectors.signature import Signature
 from detectors.state import dumps, loads
+from detectors.tail import ParetoTail
 from detectors.weighting import Weighting
 
 REGISTRY: dict[str, type[Detector[Any]]] = {
     "gaussian": Gaussian,
+    "class_gaussian": ClassGaussian,
     "robust_shrinkage": RobustShrinkage,
     "signature": Signature,
     "weighting": Weighting,
@@ -20,6 +26,7 @@ REGISTRY: dict[str, type[Detector[Any]]] = {
 }
 
 __all__ = [
-    "KNN", "REGISTRY", "AdditiveDetector", "Calibration", "Detector", "Gaussian", "RobustShrinkage", "Signature", "Weighting",
-    "dumps", "loads", "outliers",
+    "KNN", "REGISTRY", "AdditiveDetector", "AlphaTooSmall", "Calibration", "ClassGaussian", "CombinedCalibration", "CrossConformal",
+    "Detector", "Gaussian", "GroupedCalibration", "ParetoTail", "RobustShrinkage", "Signature", "Weighting", "dumps", "loads",
+    "merged_p_values", "outliers", "rows_needed",
 ]  # fmt: skip

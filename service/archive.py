@@ -40,14 +40,15 @@ class ArchiveError(ValueError):
 def pack(fitted: Fitted, name: str, source: Source) -> tuple[Manifest, dict[str, bytes]]:
     """Manifest of ``fitted`` as a version of detector ``name``, and the bytes of its blobs."""
     blobs = {"calibration": _save(fitted.judge.arrays()), "golden": _save(_golden_arrays(fitted.golden))}
-    states = []
+    states, kinds = [], [next(kind for kind, cls in REGISTRY.items() if type(detector) is cls) for detector in fitted.judge.detectors]
     for index, detector in enumerate(fitted.judge.detectors):
-        state, arrays = dumps(fitted.recipe.type, detector)
+        state, arrays = dumps(kinds[index], detector)
         statistics = {key: value for key, value in arrays.items() if key.startswith(STATISTICS)}
         blobs[_blob("state", index)] = _save({key: value for key, value in arrays.items() if key not in statistics})
         if statistics:
             blobs[_blob("statistics", index)] = _save(statistics)
         states.append(state)
+    parameters = {kind: json.loads(state)["parameters"] for kind, state in zip(kinds, states, strict=True)}
     extractor = None
     if fitted.extractor:
         blobs["extractor"] = fitted.extractor.onnx_file
@@ -57,7 +58,7 @@ def pack(fitted: Fitted, name: str, source: Source) -> tuple[Manifest, dict[str,
         writer=f"farfield {__version__}",
         detector=name,
         type=fitted.recipe.type,
-        parameters=json.loads(states[0])["parameters"],
+        parameters=parameters[kinds[0]] if len(parameters) == 1 else parameters,
         levels=[LevelRecord(name=level.name, width=level.width) for level in fitted.levels],
         feature_names=fitted.feature_names,
         extractor=extractor,

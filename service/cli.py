@@ -63,7 +63,7 @@ app = typer.Typer(name="farfield", no_args_is_help=True, add_completion=True, pr
 def fit(
     name: Annotated[str, typer.Argument(help="Name of the detector.")],
     data: DataOption,
-    type: Annotated[str, typer.Option("--type", help=f"Type of the detector: {', '.join(REGISTRY)}.")] = "gaussian",
+    type: Annotated[str, typer.Option("--type", help=f"Type of the detector, or several joined by +: {', '.join(REGISTRY)}.")] = "gaussian",
     extractor: ExtractorOption = None,
     tap: TapOption = None,
     pixels: PixelsOption = None,

@@ -15,14 +15,14 @@ from models.preprocessing import DEFAULT_MAX_PIXELS
 from service.errors import InvalidInput
 from service.features import Batch, Features, Progress, extract, timed
 from service.golden import Golden
-from service.judges import JUDGES, ClassJudge, CrossJudge, Held, Judge, SplitJudge
+from service.judges import JUDGES, ClassJudge, CombinedJudge, CrossJudge, Held, Judge, SplitJudge
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """What to fit, as plain data."""
 
-    type: str = "gaussian"
+    type: str = "gaussian"  # or several, joined by +
     parameters: dict[str, Any] = field(default_factory=dict)
     sum_levels: bool = False  # one model per level of the extractor, for detectors with a parameter `levels`
     calibrate: float = 0.2  # share of the rows held out
@@ -31,6 +31,10 @@ class Recipe:
     method: str = SplitJudge.METHOD  # of calibration; a key of service.judges.JUDGES
     folds: int = 5  # of "cross-conformal", which holds no rows out
     trim: float = 0.0  # share of the highest calibration scores left out, for rows of which some may be anomalies
+
+    @property
+    def types(self) -> list[str]:
+        return self.type.split("+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,11 @@ class Fitted:
     def detector(self) -> Detector[Any]:
         """The detector; the first one where there is one per fold."""
         return self.judge.detectors[0]
+
+    @property
+    def chi_square_degrees(self) -> int | None:
+        """Of the law of normal scores under the model of a single detector, if it has one."""
+        return self.detector.chi_square_degrees(self.detector.state_) if len(self.judge.detectors) == 1 else None
 
     @property
     def n_calibration(self) -> int:
@@ -128,10 +137,11 @@ def fit(
     rows, for types that learn them. Raises InvalidInput for data that cannot be fitted, and for too few rows to ever raise an
     alarm at ``recipe.alpha``.
     """
-    if recipe.type not in REGISTRY:
-        raise InvalidInput(f"there is no detector type {recipe.type!r}; there are {sorted(REGISTRY)}", "#/type")
-    if REGISTRY[recipe.type].LABELLED and classes is None:
-        raise InvalidInput(f"detector type {recipe.type!r} learns the classes of the normal rows: give them", "#/classes")
+    for kind in recipe.types:
+        if kind not in REGISTRY:
+            raise InvalidInput(f"there is no detector type {kind!r}; there are {sorted(REGISTRY)}", "#/type")
+        if REGISTRY[kind].LABELLED and classes is None:
+            raise InvalidInput(f"detector type {kind!r} learns the classes of the normal rows: give them", "#/classes")
     kept, held_out = split(len(batch), recipe)
     features = extract(extractor, batch, max_pixels=max_pixels, progress=progress)
     levels = extractor.levels if extractor else levels or (Level("features", features.shape[1]),)
@@ -139,7 +149,7 @@ def fit(
         raise InvalidInput(f"all {len(features)} rows are the same: there is no variation to learn what is normal from", "#/data")
     progress("fit", 0, 1)
     try:
-        judge = _judge(recipe, _unfitted(recipe, levels), features, classes, (kept, held_out))
+        judge = _judge(recipe, [_unfitted(recipe, kind, levels) for kind in recipe.types], features, classes, (kept, held_out))
     except AlphaTooSmall as error:
         raise InvalidInput(f"{error}: give more rows, hold out a larger share, or accept a larger alpha", "#/alpha") from None
     except ValueError as error:
@@ -149,9 +159,12 @@ def fit(
     return Fitted(recipe, judge, levels, extractor, golden, len(kept), feature_names)
 
 
-def _judge(recipe: Recipe, detector: Detector[Any], features: Features, classes: NDArray[Any] | None, held: Held) -> Judge:
+def _judge(recipe: Recipe, detectors: list[Detector[Any]], features: Features, classes: NDArray[Any] | None, held: Held) -> Judge:
     judge: Judge
-    if recipe.method == CrossJudge.METHOD:
+    detector = detectors[0]
+    if recipe.method == CombinedJudge.METHOD:
+        judge = CombinedJudge.fitted(detectors, features, classes, held)
+    elif recipe.method == CrossJudge.METHOD:
         judge = CrossJudge.fitted(detector, features, classes, recipe.folds, recipe.seed)
     elif recipe.method == ClassJudge.METHOD:
         judge = ClassJudge.fitted(detector, features, classes, held)
@@ -175,6 +188,8 @@ def split(rows: int, recipe: Recipe) -> Held:
         raise InvalidInput(f"there is no calibration {recipe.method!r}; there are {sorted(JUDGES)}", "#/method")
     if not 0 <= recipe.trim <= 0.5 or (recipe.trim and recipe.method != SplitJudge.METHOD):
         raise InvalidInput(f"trim={recipe.trim} must lie between 0 and 0.5, and is for {SplitJudge.METHOD} calibration alone", "#/trim")
+    if (len(recipe.types) > 1) != (recipe.method == CombinedJudge.METHOD):
+        raise InvalidInput(f"calibration {CombinedJudge.METHOD!r} is for several types, joined by +, and they for it alone", "#/method")
     order = np.random.default_rng(recipe.seed).permutation(rows)
     if recipe.method == CrossJudge.METHOD:
         return np.sort(order), np.sort(order)
@@ -223,7 +238,7 @@ def score(
             raise InvalidInput(f"{error}: accept such an alpha, fit on more rows{more}", "#/alpha") from None
         except ValueError as error:
             raise InvalidInput(str(error), "#/tail" if tail else "#/rows") from None
-        off_span = fitted.detector.off_span(found.scores)
+        off_span = fitted.judge.off_span(found.scores)
         decisions = outliers(found.p_values, alpha, fdr=fdr)
         try:
             shares = fitted.shares(features, attribute_by) if attribute_by else None
@@ -235,7 +250,7 @@ def score(
 
 def chi_square_p_values(fitted: Fitted, scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """P-values by the chi-square law that the scores would have if the detector's model were true. They are not calibrated."""
-    degrees = fitted.detector.chi_square_degrees(fitted.detector.state_)
+    degrees = fitted.chi_square_degrees
     if degrees is None:
         raise InvalidInput(f"scores of this {fitted.recipe.type} version follow no chi-square law under its own model", "#/chi_square")
     return np.asarray(chi2.sf(scores, degrees))
@@ -246,14 +261,18 @@ def _check_width(rows: NDArray[Any], fitted: Fitted) -> None:
         raise InvalidInput(f"rows have {rows.shape[1]} features; this detector takes {fitted.width}", "#/rows/0")
 
 
-def _unfitted(recipe: Recipe, levels: tuple[Level, ...]) -> Detector[Any]:
-    cls = REGISTRY[recipe.type]
+def _unfitted(recipe: Recipe, kind: str, levels: tuple[Level, ...]) -> Detector[Any]:
+    cls = REGISTRY[kind]
     parameters = dict(recipe.parameters)
+    if len(recipe.types) > 1:
+        if unknown := set(parameters) - set(recipe.types):
+            raise InvalidInput(f"parameters of several types stand under the name of each; {sorted(unknown)} is none", "#/parameters")
+        parameters = dict(parameters.get(kind, {}))
     known = sorted(cls().get_params(deep=False))
     if recipe.sum_levels:
         if "levels" not in known:
-            raise InvalidInput(f"detector type {recipe.type!r} knows no levels to sum over", "#/sum_levels")
+            raise InvalidInput(f"detector type {kind!r} knows no levels to sum over", "#/sum_levels")
         parameters["levels"] = [level.width for level in levels]
     if unknown := set(parameters) - set(known):
-        raise InvalidInput(f"detector type {recipe.type!r} has no parameter {sorted(unknown)}; it has {known}", "#/parameters")
+        raise InvalidInput(f"detector type {kind!r} has no parameter {sorted(unknown)}; it has {known}", "#/parameters")
     return cls(**parameters)

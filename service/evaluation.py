@@ -73,7 +73,7 @@ def evaluate(recipe: Recipe, batch: Batch, labels: NDArray[Any], extractor: Extr
 
 
 def _by_model(fitted: Fitted, scores: NDArray[np.float64], alpha: float) -> float | None:
-    if fitted.detector.chi_square_degrees(fitted.detector.state_) is None:
+    if fitted.chi_square_degrees is None:
         return None
     return float((chi_square_p_values(fitted, scores) <= alpha).mean())
 

@@ -18,7 +18,7 @@ from models.preprocessing import DEFAULT_MAX_PIXELS
 from service.errors import InvalidInput, TooLarge
 
 EncodedImage = bytes | NDArray[np.uint8]  # a file's bytes, or pixels [height, width, 3]
-Features = NDArray[np.float64]  # (n, d)
+Features = NDArray[Any]  # (n, d), float64 or float32
 Progress = Callable[[str, int, int], None]  # phase, done, total
 
 IMAGES_AT_A_TIME = 64
@@ -68,12 +68,13 @@ def extract(
 
 
 def finite_rows(rows: NDArray[Any]) -> Features:
-    """Rows (n, d) as float64. Raises InvalidInput for other shapes and types and for what is not finite."""
+    """Rows (n, d) as float64, or as they are in float32. Raises InvalidInput for other shapes and types and for what is not finite."""
     if rows.dtype.kind not in "fiub":
         raise InvalidInput(f"rows hold {rows.dtype}; numbers are needed", "#/rows")
     if rows.ndim != 2 or rows.shape[1] == 0:
         raise InvalidInput(f"rows have shape {list(rows.shape)}; [rows, features] is needed", "#/rows")
-    rows = rows.astype(np.float64, copy=False)
+    if rows.dtype != np.float32:
+        rows = rows.astype(np.float64, copy=False)
     if not np.isfinite(rows).all():
         row, column = np.argwhere(~np.isfinite(rows))[0]
         raise InvalidInput(f"row {row}, feature {column} is {rows[row, column]}; finite numbers are needed", f"#/rows/{row}/{column}")

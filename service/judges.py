@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors import Calibration, ClassGaussian, CrossConformal, Detector, GroupedCalibration, ParetoTail
+from detectors import Calibration, ClassGaussian, CombinedCalibration, CrossConformal, Detector, GroupedCalibration, ParetoTail
 from detectors.labels import decoded, encoded
 
 Features = NDArray[Any]  # (n, d)
@@ -38,7 +38,7 @@ class Judge(ABC):
     @property
     @abstractmethod
     def detectors(self) -> tuple[Detector[Any], ...]:
-        """The fitted detectors, all of one type."""
+        """The fitted detectors."""
 
     @property
     @abstractmethod
@@ -61,6 +61,10 @@ class Judge(ABC):
     def scores(self, features: Features) -> Scores:
         """The scores alone."""
         return np.asarray(np.sum([detector.scores(features) / len(self.detectors) for detector in self.detectors], axis=0))
+
+    def off_span(self, scores: Scores) -> NDArray[np.bool_]:
+        """Which of ``scores`` are of rows that left the directions in which normal rows vary."""
+        return self.detectors[0].off_span(scores)
 
     def attributions(self, features: Features, by: str = "feature") -> NDArray[np.float64]:
         """Shares of features, or of principal components, in the scores."""
@@ -187,7 +191,66 @@ class CrossJudge(Judge):
         return cls(CrossConformal(tuple(detectors), calibrations))
 
 
-JUDGES: dict[str, type[Judge]] = {judge.METHOD: judge for judge in (SplitJudge, ClassJudge, CrossJudge)}
+@dataclass(frozen=True, slots=True)
+class CombinedJudge(Judge):
+    """Detectors of several types, calibrated as one by the same held-out rows.
+
+    The score is the mean of the detectors' scores, each less its median over the calibration rows and divided by the
+    distance of their quartiles. The p-value does not follow from it but from the ranks by all detectors, see ``CombinedCalibration``.
+    """
+
+    METHOD = "combined"
+    members: tuple[Detector[Any], ...]
+    calibration: CombinedCalibration
+
+    @classmethod
+    def fitted(cls, detectors: Sequence[Detector[Any]], features: Features, labels: Any, held: Held) -> Self:
+        kept, held_out = held
+        for detector in detectors:
+            detector.fit(features[kept], labels[kept] if detector.LABELLED else None)
+        columns = [detector.scores(features[held_out]) for detector in detectors]
+        return cls(tuple(detectors), CombinedCalibration.of(np.column_stack(columns)))
+
+    @property
+    def detectors(self) -> tuple[Detector[Any], ...]:
+        return self.members
+
+    @property
+    def reference(self) -> Scores:
+        return np.sort(self._mean(self.calibration.scores))
+
+    def judge(self, features: Features, alpha: float, *, tail: bool = False) -> Judgement:
+        _refuse_tail(tail, self.METHOD)
+        self.calibration.check_alpha(alpha)
+        columns = self._columns(features)
+        return Judgement(self._mean(columns), self.calibration.p_values(columns), None)
+
+    def scores(self, features: Features) -> Scores:
+        return self._mean(self._columns(features))
+
+    def off_span(self, scores: Scores) -> NDArray[np.bool_]:
+        return np.zeros(len(scores), dtype=np.bool_)
+
+    def attributions(self, features: Features, by: str = "feature") -> NDArray[np.float64]:
+        raise ValueError("a combined version gives no attribution: ask one of its detectors, fitted by itself")
+
+    def arrays(self) -> Arrays:
+        return {"scores": self.calibration.scores}
+
+    @classmethod
+    def restored(cls, detectors: Sequence[Detector[Any]], arrays: Arrays) -> Self:
+        return cls(tuple(detectors), CombinedCalibration.of(arrays["scores"]))
+
+    def _columns(self, features: Features) -> NDArray[np.float64]:
+        return np.column_stack([detector.scores(features) for detector in self.members])
+
+    def _mean(self, columns: NDArray[np.float64]) -> Scores:
+        low, middle, high = np.quantile(self.calibration.scores, [0.25, 0.5, 0.75], axis=0)
+        spread = np.where(high > low, high - low, 1.0)
+        return np.asarray(((columns / len(self.members) - middle / len(self.members)) / spread).sum(axis=1))
+
+
+JUDGES: dict[str, type[Judge]] = {judge.METHOD: judge for judge in (SplitJudge, ClassJudge, CrossJudge, CombinedJudge)}
 
 
 def _refuse_tail(tail: bool, method: str) -> None:

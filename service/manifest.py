@@ -50,7 +50,7 @@ class ExtractorRecord(Part):
 class CalibrationRecord(Part):
     """The scores of the calibration rows themselves are in the blob ``calibration``."""
 
-    method: Literal["split-conformal", "class-conditional", "cross-conformal"] = "split-conformal"
+    method: Literal["split-conformal", "class-conditional", "cross-conformal", "combined"] = "split-conformal"
     n: int = Field(gt=0)
     folds: int = 5  # of cross-conformal calibration
     trim: float = 0.0

@@ -72,7 +72,7 @@ class ScoreResponse(Schema):
     version: int = Field(description="The version that gave all of these results.")
     alpha: float
     threshold: float | None = Field(description="Scores above it are outliers; null where p-values do not follow from the score alone.")
-    calibration: str = Field(description="Method of calibration: split-conformal, class-conditional or cross-conformal.")
+    calibration: str = Field(description="Method of calibration: split-conformal, class-conditional, cross-conformal or combined.")
     n_calibration: int
     tail: str | None = Field(None, description="Says that p-values are continued by a model, where that was asked for.")
     attribution: Literal["additive", "leave_one_out"] | None = Field(None, description="What shares are, where some were asked for.")

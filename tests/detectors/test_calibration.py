@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import betabinom, binom, kstest
 from sklearn.covariance import EmpiricalCovariance, LedoitWolf
 
-from detectors import Calibration, Gaussian, outliers
+from detectors import AlphaTooSmall, Calibration, Gaussian, outliers, rows_needed
 from tests import naive
 
 SCORES = st.lists(st.floats(-10, 10) | st.integers(0, 3).map(float), min_size=1, max_size=40).map(np.array)  # ties included
@@ -64,6 +64,82 @@ def test_the_order_of_calibration_scores_is_immaterial(held_out, random):
     before = np.array(shuffled)
     np.testing.assert_array_equal(Calibration.of(before).scores, Calibration.of(held_out).scores)
     np.testing.assert_array_equal(before, shuffled)
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.01, 1e-3, 1e-4, 1e-6, 0.3, 1 / 3, 1 / 7, 1 / 49, 0.5, 0.999, 1, 2])
+def test_rows_needed_are_the_fewest_that_allow_alpha(alpha):
+    """With so many rows the smallest p-value is at most alpha, by the division of a p-value itself; with one fewer it is not."""
+    rows = rows_needed(alpha)
+    assert 1 / (1 + rows) <= alpha
+    assert rows == 1 or 1 / rows > alpha
+
+
+@given(st.integers(2, 10**9))
+def test_rows_needed_undo_the_division(total):
+    """For alpha = 1 / (n + 1), as rounded, n rows are needed."""
+    assert rows_needed(1 / total) == total - 1
+
+
+@pytest.mark.parametrize("alpha", [0, -0.1, np.nan, np.inf])
+def test_an_alpha_that_is_no_positive_number_is_refused(alpha):
+    """Zero, a negative number, NaN and infinity raise ValueError, though no AlphaTooSmall."""
+    for call in (rows_needed, Calibration.of(np.arange(9.0)).check_alpha):
+        with pytest.raises(ValueError, match="must be a positive number") as refusal:
+            call(alpha)
+        assert refusal.type is ValueError
+
+
+def test_the_refusal_of_an_alpha_says_how_many_rows_it_needs():
+    """The sentence names alpha, the rows it needs, the rows there are, and an alpha that they do allow."""
+    calibration = Calibration.of(np.arange(240.0))
+    with pytest.raises(AlphaTooSmall) as refusal:
+        calibration.check_alpha(0.0001)
+    assert str(refusal.value) == "alpha=0.0001 needs at least 9999 calibration rows; there are 240, which allow 0.00415 and more"
+    assert (refusal.value.alpha, refusal.value.needed, refusal.value.rows) == (0.0001, 9999, 240)
+    calibration.check_alpha(0.00415)
+
+
+@given(st.integers(1, 3000))
+def test_the_alpha_that_a_refusal_names_is_allowed(rows):
+    """It is rounded up, never down; and the smallest p-value itself is allowed, the next smaller number is not."""
+    calibration = Calibration.of(np.arange(rows, dtype=float))
+    calibration.check_alpha(calibration.smallest_p_value)
+    with pytest.raises(AlphaTooSmall) as refusal:
+        calibration.check_alpha(np.nextafter(calibration.smallest_p_value, 0))
+    calibration.check_alpha(float(str(refusal.value).split()[-3]))
+
+
+def test_trimming_leaves_out_the_highest_scores():
+    """A share of 0.29 of 100 scores are the 29 highest, though 100 * 0.29 is rounded below 29; 0 leaves all."""
+    scores = np.random.default_rng(0).permutation(np.arange(100.0))
+    np.testing.assert_array_equal(Calibration.of(scores, trim=0.29).scores, np.arange(71.0))
+    np.testing.assert_array_equal(Calibration.of(scores, trim=0.0).scores, np.arange(100.0))
+
+
+@pytest.mark.parametrize("trim", [-0.1, 0.51, np.nan])
+def test_a_share_to_trim_beyond_a_half_is_refused(trim):
+    """A negative share, one of more than a half and NaN raise ValueError."""
+    with pytest.raises(ValueError, match="trim must be a share"):
+        Calibration.of(np.arange(9.0), trim=trim)
+
+
+@pytest.mark.parametrize("trim", [0.0, 0.05, 0.1])
+def test_the_bias_of_trimming_is_the_documented_one(trim):
+    """Calibration rows are 189 normal ones and 10 far anomalies: the rate at alpha 0.1 is alpha + (1 - alpha) (t - 10) / 190, below
+    alpha with none left out and above it with 19.
+
+    Exactly, as an alarm needs a place among the highest of 190 normal rows, the rate is a whole number of 190ths; 4000 draws
+    lie within four standard errors of it.
+    """
+    rng = np.random.default_rng(7)
+    trimmed = int(199 * trim)
+    documented = 0.1 + 0.9 * (trimmed - 10) / 190
+    exact = np.floor(190 * documented + 1e-9) / 190
+    alarms = []
+    for _ in range(4000):
+        calibration = Calibration.of(np.concatenate([rng.normal(size=189), np.full(10, 50.0)]), trim=trim)
+        alarms.append(outliers(calibration.p_values(rng.normal(size=1)), 0.1)[0])
+    assert abs(np.mean(alarms) - exact) < 4 * np.sqrt(exact * (1 - exact) / 4000)
 
 
 @pytest.mark.parametrize("scores", [np.array([]), np.ones((2, 2)), np.array([1, np.nan]), np.array([np.inf])])

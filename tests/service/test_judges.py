@@ -38,6 +38,7 @@ MAKERS = {
     "trimmed": {"trim": 0.1},
     "classes": {"type": "class_gaussian", "method": "class-conditional"},
     "cross": {"method": "cross-conformal", "folds": 4},
+    "combined": {"type": "gaussian+knn", "method": "combined", "parameters": {"knn": {"neighbours": 3}}},
     "cross of classes": {"type": "class_gaussian", "method": "cross-conformal"},
 }
 
@@ -48,13 +49,14 @@ def test_a_stored_version_judges_as_before(recipe: dict[str, Any]) -> None:
     before = fitted(**recipe)
     manifest, blobs = pack(before, "pumps", SOURCE)
     after = unpack(Manifest.parse(manifest.canonical()), blobs.__getitem__)
-    assert replace(after.recipe, parameters={}) == before.recipe
+    assert replace(after.recipe, parameters={}) == replace(before.recipe, parameters={})
     batch = Batch(rows=rows(200, seed=1) * 1.5)
-    one, other = (engine.score(version, batch, attribute_by="feature") for version in (before, after))
+    by = None if recipe.get("method") == "combined" else "feature"
+    one, other = (engine.score(version, batch, attribute_by=by) for version in (before, after))
     for field in ("scores", "p_values", "is_outlier", "attributions"):
         np.testing.assert_array_equal(getattr(one, field), getattr(other, field))
-    assert one.attributions is not None
-    np.testing.assert_allclose(one.attributions.sum(axis=1), one.scores)
+    if one.attributions is not None:
+        np.testing.assert_allclose(one.attributions.sum(axis=1), one.scores)
     after.check("pumps", 1)
 
 
@@ -85,6 +87,16 @@ def test_cross_conformal_calibration_wastes_no_row() -> None:
     assert verdicts.p_values[0] == 1 / 601
     assert verdicts.is_outlier.all()
     assert verdicts.threshold is None
+
+
+def test_a_combined_version_finds_what_any_of_its_detectors_finds() -> None:
+    """A row between the two classes is normal to one Gaussian of both and far from all neighbours; a row far out is odd to both."""
+    parameters = {"knn": {"normalize": False}}
+    combined = fitted(type="gaussian+knn", method="combined", parameters=parameters)
+    between = Batch(rows=np.full((1, 4), 6.0))
+    assert engine.score(fitted(), between).p_values[0] > 0.3
+    assert engine.score(combined, between).p_values[0] < 0.03
+    assert engine.score(combined, Batch(rows=np.full((1, 4), 1e3))).p_values[0] == 1 / 121
 
 
 def test_trimming_leaves_out_the_highest_scores() -> None:
@@ -121,6 +133,8 @@ def test_the_tail_goes_on_where_counting_ends() -> None:
         ({"type": "class_gaussian", "method": "class-conditional"}, {"alpha": 0.01}, "calibration rows in group"),
         ({"type": "knn"}, {"attribute_by": "component"}, "no principal components"),
         ({"type": "weighting"}, {"attribute_by": "level"}, "do not add up"),
+        ({"type": "gaussian+knn", "method": "combined"}, {"attribute_by": "feature"}, "ask one of its detectors"),
+        ({"type": "gaussian+knn", "method": "combined"}, {"chi_square": True}, "no chi-square law"),
         ({"type": "knn"}, {"chi_square": True}, "no chi-square law"),
     ],
 )
@@ -134,6 +148,10 @@ def test_what_a_version_cannot_do_is_said(recipe: dict[str, Any], options: dict[
     ("recipe", "says"),
     [
         ({"method": "nope"}, "no calibration 'nope'"),
+        ({"method": "combined"}, "is for several types"),
+        ({"type": "gaussian+knn"}, "is for several types"),
+        ({"type": "gaussian+nope", "method": "combined"}, "no detector type 'nope'"),
+        ({"type": "gaussian+knn", "method": "combined", "parameters": {"covariance": "oas"}}, "stand under the name of each"),
         ({"method": "class-conditional"}, "needs a detector that tells the nearest class"),
         ({"method": "cross-conformal", "folds": 1}, "folds=1"),
         ({"trim": 0.6}, "trim=0.6"),
