@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 Paths = NDArray[np.float64]  # (n, L, c): n streams of L points with c channels
 Signatures = NDArray[np.float64]  # (n, D): levels 1 to N, words in lexicographic order
+Numbers = NDArray[np.float64]
 
-BLOCK_BYTES = 2**19  # of work arrays; about the second-level cache
+BLOCK_NUMBERS = 2**18  # of the largest work array, 2 MiB
+FEWEST_STEPS = 16  # done at a time, however wide
 
 
 def signature_width(channels: int, depth: int) -> int:
@@ -25,56 +28,102 @@ def signature_width(channels: int, depth: int) -> int:
 def signatures(paths: Paths, depth: int) -> Signatures:
     r"""Truncated signatures (n, D) of ``paths`` (n, L, c): level k holds :math:`\int_{t_1<\dots<t_k} dx_{t_1}\otimes\dots\otimes dx_{t_k}`.
 
-    By Chen's identity a step v multiplies the signature by :math:`\exp(v)`, so that the increment of level k at a step is
-    :math:`(\dots((v/k + S_1)\otimes v/(k-1) + S_2)\otimes\dots + S_{k-1})\otimes v` with the signature S before the step. Here
-    all steps of many streams are done at once, level by level: running signatures by cumulative sums, the last level by one
-    product of matrices. A repeated point changes nothing, so that streams of unlike length are padded by repeating the last.
+    A repeated point changes nothing, so that streams of unlike length are padded by repeating the last.
 
-    Cost: about :math:`2 n L c^N` floating-point operations; memory: blocks of half a MiB, and the result.
+    Level k is summed over the steps v into which its letter before the last falls. With P the signature of the path before that
+    step and m the way from the middle of the step to the end of the path, Chen's identity gives
+
+    .. math:: S_k = \sum_v F \otimes v \otimes m + (G - \tfrac12 F) \otimes v \otimes v, \qquad
+        F = \sum_{a=0}^{k-2} P_{k-2-a} \otimes \frac{v^{\otimes a}}{(a+1)!},
+        \quad G = \sum_{a=0}^{k-2} P_{k-2-a} \otimes \frac{v^{\otimes a}}{(a+2)!}
+
+    so that a level is two products of matrices, the second level one, and running signatures, sums of :math:`F \otimes v`, are
+    needed up to level N - 2 alone. Many streams are done at once, letters first and points last in memory.
+
+    Cost: about :math:`4 n L c^N` floating-point operations in products of matrices and :math:`2 n L c^{N-1}` besides; memory: some
+    arrays of 2 MiB, and the result.
 
     >>> signatures(np.array([[[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]]]), 2)
     array([[1. , 1. , 0.5, 1. , 0. , 0.5]])
     """
     n, length, channels = paths.shape
     result = np.zeros((n, signature_width(channels, depth)))
-    if length < 2:
+    result[:, :channels] = paths[:, -1] - paths[:, 0]
+    if length < 2 or depth < 2:
         return result
-    step = max(1, BLOCK_BYTES // (16 * length * channels ** max(depth - 1, 1)))
-    for start in range(0, n, step):
-        _fill(result[start : start + step], np.diff(paths[start : start + step], axis=1), depth)
+    words = channels ** (depth - 1)
+    steps = min(length - 1, max(FEWEST_STEPS, BLOCK_NUMBERS // words))
+    streams = min(n, max(1, BLOCK_NUMBERS // (words * (steps + 1))))
+    points = streams * (steps + 1)
+    narrow, wide = np.empty((6, channels * points)), np.empty(words * points)
+    for start in range(0, n, streams):
+        _fill(result[start : start + streams], paths[start : start + streams], depth, steps, narrow, wide)
     return result
 
 
-def _fill(result: Signatures, steps: Paths, depth: int) -> None:
-    """Signatures of streams given by their ``steps`` (b, T, c), written into ``result`` (b, D)."""
-    count, length, channels = steps.shape
-    running: list[Paths] = []  # levels 1, 2, ... before each step
-    offset = 0
-    for level in range(1, depth + 1):
-        width = channels**level
-        inner = _inner(running, steps, level)
-        if level == depth:
-            total = np.matmul(inner.transpose(0, 2, 1), steps).reshape(count, width)
-        else:
-            increments = (inner[..., :, None] * steps[..., None, :]).reshape(count, length, width)
-            sums = np.cumsum(increments, axis=1)
-            total = sums[:, -1]
-            before = np.zeros_like(sums)
-            before[:, 1:] = sums[:, :-1]
-            running.append(before)
-        result[:, offset : offset + width] = total
-        offset += width
+def _fill(result: Signatures, paths: Paths, depth: int, steps: int, narrow: Numbers, wide: Numbers) -> None:
+    """Levels from the second on, of ``paths`` (b, L, c), added to ``result`` (b, D), ``steps`` steps at a time.
+
+    ``narrow`` and ``wide`` are memory to work in, used again and again: to ask for it anew costs as much as the work.
+    """
+    count, length, channels = paths.shape
+    first, total = paths[:, 0].T[..., None], result[:, :channels].T[..., None]
+    reached = [np.zeros((channels**level, count, 1)) for level in range(2, depth - 1)]  # levels 2 to N - 2 of the path so far
+    for start in range(0, length - 1, steps):
+        points = paths[:, start : start + steps + 1].transpose(2, 0, 1)
+        before, ways, halves, rest, *spaces = (part[: points.size].reshape(points.shape) for part in narrow)
+        np.subtract(points, first, out=before)
+        np.subtract(before.reshape(-1)[1:], before.reshape(-1)[:-1], out=ways.reshape(-1)[:-1])
+        ways[..., -1] = 0  # no step leads from one stream to the next
+        np.multiply(ways, 0.5, out=halves)
+        np.subtract(total, before, out=rest)
+        rest -= halves
+        running, sums = [before], [_summed(ways, rest)]
+        for level in range(3, depth + 1):
+            inner, half = (_extended(running, ways, *how) for how in zip((2, 3), spaces, strict=True))  # F and 2 G
+            half -= inner
+            gained = _words(inner, ways, wide)
+            sums.append(_summed(gained, rest))
+            if level < depth:
+                running.append(_before(gained, reached[level - 3]))
+            sums[-1] += _summed(_words(half, halves, wide), ways)
+        result[:, channels:] += np.concatenate(sums, axis=1)
 
 
-def _inner(running: list[Paths], steps: Paths, level: int) -> Paths:
-    """What multiplies the last v in the increment of ``level``: (b, T, c^(level-1)); ones for level 1."""
-    count, length, _ = steps.shape
-    if level == 1:
-        return np.ones((count, length, 1))
-    inner = steps / level
-    for j in range(1, level - 1):
-        inner = ((inner + running[j - 1])[..., :, None] * (steps / (level - j))[..., None, :]).reshape(count, length, -1)
-    return np.asarray(inner + running[level - 2])
+def _extended(running: list[Paths], ways: Paths, divisor: int, space: Paths) -> Paths:
+    r"""Sum over a of :math:`P_{k-a} \otimes v^{\otimes a} / (f (f+1) \cdots (f+a-1))` with f = ``divisor``, by Horner's rule.
+
+    ``running`` are P_1 to P_k, each (c^level, b, L), and ``ways`` the steps v (c, b, L); ``space`` (c, b, L) is memory to work in.
+    """
+    last = divisor + len(running) - 1
+    total = np.divide(ways, last, out=space)
+    total += running[0]
+    for level, known in enumerate(running[1:], start=1):
+        total = _words(total, ways / (last - level))
+        total += known
+    return total
+
+
+def _words(left: Paths, right: Paths, space: Numbers | None = None) -> Paths:
+    """Tensor product of ``left`` (p, b, L) and ``right`` (q, b, L), at each point: (pq, b, L), in ``space`` where given."""
+    shape = (len(left), *right.shape)
+    out = np.empty(shape) if space is None else space[: math.prod(shape)].reshape(shape)
+    return np.multiply(left[:, None], right, out=out).reshape(-1, *right.shape[1:])
+
+
+def _summed(left: Paths, right: Paths) -> Signatures:
+    """Tensor product of ``left`` (p, b, L) and ``right`` (q, b, L), summed over the points: (b, pq)."""
+    return np.asarray(np.matmul(left.transpose(1, 0, 2), right.transpose(1, 2, 0)).reshape(left.shape[1], -1))
+
+
+def _before(gained: Paths, reached: Paths) -> Paths:
+    """What ``gained`` (p, b, L) adds up to before each point, from ``reached`` (p, b, 1) on, which goes on to the last."""
+    sums = np.empty_like(gained)
+    sums[..., 0] = 0
+    np.cumsum(gained[..., :-1], axis=2, out=sums[..., 1:])
+    sums += reached
+    reached[...] = sums[..., -1:]
+    return sums
 
 
 def with_time(paths: Paths) -> Paths:
@@ -108,3 +157,10 @@ AUGMENTATIONS: dict[str, Callable[[Paths], Paths]] = {
     "lead_lag": with_lead_lag,
     "invisibility": with_invisibility,
 }
+
+
+def augmented(paths: Paths, names: Sequence[str]) -> Paths:
+    """``paths`` with the augmentations ``names``, applied in this order."""
+    for name in names:
+        paths = AUGMENTATIONS[name](paths)
+    return paths

@@ -4,36 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from detectors.arrays import Matrix, Rows, Scores, Vector
 from detectors.base import Detector
 from detectors.neighbours import nearest
-from detectors.paths import AUGMENTATIONS, Paths, signature_width, signatures
+from detectors.paths import AUGMENTATIONS, Paths, Signatures, augmented, signature_width, signatures
 
 LARGEST_WIDTH = 20_000  # columns of the signature
 OFF_SPAN_TOLERANCE = 1e-3  # share of a difference outside the span above which it counts as off it
 ROUNDING = 1e-12  # share of a signature that may be rounding
-TIE_SHARE = 1e-12  # of its distance to the nearest other path that a path of the corpus scores
 OFF_SPAN_SCORE = 1e12  # score of a row off the span, times 1 + its share outside
+FAR = 1e11  # distance on the span from which scores are bent to stay below those off it
 SPARE = 8
 BLOCK_NUMBERS = 2**21
 
 
 @dataclass(frozen=True, slots=True)
 class SignatureState:
+    centre: Vector  # (d,), the mean stream of the corpus
     low: Vector  # (c,), least value of each channel in the corpus
     high: Vector  # (c,)
     mean: Vector  # (D,), of the corpus' signatures
     basis: Matrix  # (D, r), right singular vectors of the centred signatures
     deviations: Vector  # (r,), standard deviations along them
     whitened: Rows  # (n, r), the corpus in units of these
-    alone: Vector  # (n,), distance of each path of the corpus to the nearest other one
+    alone: Vector  # (n,), distance of each path of the corpus to the neighbours-th nearest other one
 
 
 class Signature(Detector[SignatureState]):
@@ -46,7 +48,8 @@ class Signature(Detector[SignatureState]):
 
     and the norm is infinite off the span. A pair counts as off it if more than a thousandth of :math:`\phi(x) - \phi(y)` lies
     outside. A row off the span from every corpus path gets a finite score above all others, ordered by its share outside:
-    :math:`10^{12}(1 + \text{share})`. With :math:`\Sigma` over n scores do not depend on the size of the corpus; the authors'
+    :math:`10^{12}(1 + \text{share})`, and ``off_span`` tells it; distances d on the span beyond :math:`10^{11}` become
+    :math:`10^{12} - 9\cdot 10^{22} / d`. With :math:`\Sigma` over n scores do not depend on the size of the corpus; the authors'
     code leaves out the n, so that its scores are :math:`1/\sqrt n` of these.
 
     A row of ``c * L`` numbers is a stream of L points with c channels, point by point. Streams of unlike length are padded by
@@ -73,13 +76,20 @@ class Signature(Detector[SignatureState]):
 
     Notes
     -----
-    A path of the corpus finds itself: it scores 0, plus 1e-12 times its distance to the nearest other one. Calibrate on
-    held-out streams. Fit: a thin singular value decomposition,
-    :math:`O(nD\min(n, D))`; score: the signature and :math:`4nr` floating-point operations per row.
+    A path of the corpus finds itself and scores 0. Calibrate on held-out streams, or on ``leave_one_out_scores``. scikit-learn's
+    ``predict``, ``decision_function`` and ``score_samples`` take the latter for the threshold and for paths equal to one of the
+    corpus, as its own local outlier factor does for the rows it learned.
+
+    Attributions leave one number out: they say how far the score falls when it takes its value in the mean stream of the
+    corpus. They do not add up to the score, are negative where the mean would break a normal shape, and tell single points out of
+    place rather than a wrong shape, of which no single number is to blame.
+
+    Fit: a thin singular value decomposition, :math:`O(nD\min(n, D))`; score: the signature and :math:`4nr` floating-point
+    operations per row; attributions: c L scores per row.
 
     >>> t = np.linspace(0, 1, 20)
     >>> waves = np.sin(2 * np.pi * (t + np.linspace(0, 1, 50)[:, None]))
-    >>> detector = Signature(depth=2).fit(waves)
+    >>> detector = Signature().fit(waves)
     >>> bool(detector.scores(waves[:1] ** 3)[0] > detector.scores(waves[:1] * 0.99)[0])
     True
     """
@@ -89,7 +99,7 @@ class Signature(Detector[SignatureState]):
         {},
         {"channels": 2, "depth": 2, "augmentations": ("lead_lag",)},
         {"depth": 2, "augmentations": ("time", "invisibility"), "scaling": "stream"},
-        {"depth": 2, "augmentations": ("basepoint",), "scaling": "none", "neighbours": 3},
+        {"depth": 2, "augmentations": ("time", "basepoint"), "scaling": "none", "neighbours": 3},
     )
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "channels": [Interval(Integral, 1, None, closed="left")],
@@ -121,73 +131,120 @@ class Signature(Detector[SignatureState]):
         self.contamination = contamination
 
     def learn(self, rows: Rows) -> SignatureState:
-        points = self._paths(rows).reshape(-1, self.channels)
+        self._check_width(rows.shape[1])
+        points = rows.reshape(-1, self.channels)
         low, high = points.min(axis=0), points.max(axis=0)
-        features = self._signatures(rows, low, high)
+        with np.errstate(over="ignore", invalid="ignore"):
+            features = self._signatures(rows, low, high)
+        if not np.isfinite(features).all():
+            raise ValueError(f"signatures of depth={self.depth} of these values leave the range of float64: use scaling='corpus'")
         mean = features.mean(axis=0)
         left, singular, right = np.linalg.svd(features - mean, full_matrices=False)
-        rank = int((singular > self.rank_tolerance * singular[0]).sum())
+        floor = max(self.rank_tolerance * singular[0], ROUNDING * np.linalg.norm(features))
+        rank = int((singular > floor).sum())
         root = np.sqrt(len(rows))
         whitened = left[:, :rank] * root
-        alone = nearest(whitened, whitened, 2)[0][:, -1]
-        return SignatureState(low, high, mean, right[:rank].T.copy(), singular[:rank] / root, whitened, alone)
+        alone = nearest(whitened, whitened, self.neighbours + 1)[0][:, -1]
+        return SignatureState(rows.mean(axis=0), low, high, mean, right[:rank].T.copy(), singular[:rank] / root, whitened, alone)
 
     def anomaly_scores(self, state: SignatureState, rows: Rows) -> Scores:
-        scores = np.empty(len(rows))
-        step = max(1, BLOCK_NUMBERS // max(len(state.whitened), len(state.mean)))
-        for start in range(0, len(rows), step):
-            block = slice(start, start + step)
-            features = self._signatures(rows[block], state.low, state.high)
-            centred = features - state.mean
-            along = centred @ state.basis
-            outside = np.linalg.norm(centred - along @ state.basis.T, axis=1)
-            outside[outside <= ROUNDING * np.linalg.norm(features, axis=1)] = 0
-            scores[block] = self._conformance(state, along, outside)
-        return scores
+        return self._conformance(state, rows, itself=True)
 
-    def _conformance(self, state: SignatureState, along: Rows, outside: Vector) -> Scores:
-        """Distance to the k-th nearest corpus path that differs from the row on the span, for coordinates ``along`` (m, r)."""
+    def training_scores(self, state: SignatureState, rows: Rows) -> Scores:
+        """Distance of each path of the corpus to the neighbours-th nearest other one."""
+        return state.alone
+
+    def leave_one_out_scores(self) -> Scores:
+        r"""Score (n,) that each path of the corpus would get without being its own neighbour, in the order of the fitted rows.
+
+        A calibration set that costs no streams. It is exact but for mean and covariance, which contain the path: with many
+        more streams than features these hardly change, and the rate of false alarms is near the nominal one; with few streams
+        the scores are too small, down to :math:`\sqrt{2n}` each where the features are as many as the streams, and it is too high.
+        """
+        self._require_state()
+        return self.state_.alone.copy()
+
+    def score_samples(self, X: ArrayLike) -> Scores:
+        """The scores negated; a path equal to one of the corpus is not its own neighbour, as in ``leave_one_out_scores``."""
+        return -self._finite(partial(self._conformance, itself=False), self._scorable(X))
+
+    def off_span(self, scores: Scores) -> NDArray[np.bool_]:
+        """Which ``scores`` (n,) are of streams that differ from each of the corpus in directions that it never showed."""
+        return scores >= OFF_SPAN_SCORE
+
+    def baseline(self, state: SignatureState, rows: Rows) -> Rows:
+        """The mean stream of the corpus for each row: it holds still whatever the row does."""
+        return np.broadcast_to(state.centre, rows.shape)
+
+    def _conformance(self, state: SignatureState, rows: Rows, *, itself: bool) -> Scores:
+        """Scores of ``rows`` (m, d), some at a time; ``itself`` tells whether a path of the corpus is its own neighbour."""
+        candidates = min(self.neighbours + SPARE, len(state.whitened))
+        step = max(1, BLOCK_NUMBERS // max(len(state.whitened), len(state.mean), candidates * len(state.deviations)))
+        blocks = (rows[start : start + step] for start in range(0, len(rows), step))
+        return np.concatenate([self._distances(state, self._signatures(b, state.low, state.high), candidates, itself) for b in blocks])
+
+    def _distances(self, state: SignatureState, features: Signatures, candidates: int, itself: bool) -> Scores:
+        """Distance to the k-th nearest corpus path that differs from the row on the span, of signatures ``features`` (m, D)."""
+        centred = features - state.mean
+        along = centred @ state.basis
+        rounding = ROUNDING * np.linalg.norm(features, axis=1)
+        outside = np.linalg.norm(centred - along @ state.basis.T, axis=1)
+        outside[outside <= rounding] = 0
         whitened = along / state.deviations
         order = _squared_distances(whitened, state.whitened)
         lengths = np.sqrt(_squared_distances(along, state.whitened * state.deviations) + np.square(outside)[:, None])
         order[outside[:, None] > OFF_SPAN_TOLERANCE * lengths] = np.inf
-        count = min(self.neighbours, len(state.whitened))
-        candidates = min(count + SPARE, len(state.whitened))
         chosen = np.argpartition(order, candidates - 1, axis=1)[:, :candidates]
         gaps = whitened[:, None] - state.whitened[chosen]
-        exact = np.sqrt(np.einsum("ijk,ijk->ij", gaps, gaps))
+        exact = np.linalg.norm(gaps, axis=2)
+        equal = np.linalg.norm(gaps * state.deviations, axis=2) <= rounding[:, None]
+        exact[equal] = 0
         exact[np.isinf(np.take_along_axis(order, chosen, axis=1))] = np.inf
-        equal = exact <= ROUNDING * np.linalg.norm(whitened, axis=1)[:, None]
-        exact[equal] = TIE_SHARE * state.alone[chosen[equal]]
+        count = min(self.neighbours, len(state.whitened))
         distances = np.partition(exact, count - 1, axis=1)[:, count - 1]
+        if not itself:
+            found, which = equal.any(axis=1), equal.argmax(axis=1)
+            distances[found] = state.alone[chosen[found, which[found]]]
         share = np.minimum(outside / np.maximum(lengths.min(axis=1), np.finfo(float).tiny), 1)
-        return np.asarray(np.where(np.isfinite(distances), distances, OFF_SPAN_SCORE * (1 + share)))
+        return np.where(np.isfinite(distances), _bent(distances), OFF_SPAN_SCORE * (1 + share))
 
-    def _signatures(self, rows: Rows, low: Vector, high: Vector) -> NDArray[np.float64]:
-        paths = self._paths(rows)
-        if self.scaling == "corpus":
-            paths = (paths - low) / np.where(high > low, high - low, 1)
-        elif self.scaling == "stream":
-            least, most = paths.min(axis=1, keepdims=True), paths.max(axis=1, keepdims=True)
-            paths = (paths - least) / np.where(most > least, most - least, 1)
-        for name in self.augmentations:
-            paths = AUGMENTATIONS[name](paths)
-        if paths.shape[1] < 2:
-            raise ValueError(f"streams of one point (n_features = {rows.shape[1]}) have no signature: add the augmentation 'basepoint'")
-        width = signature_width(paths.shape[2], self.depth)
-        if width > LARGEST_WIDTH:
-            raise ValueError(
-                f"depth={self.depth} of {paths.shape[2]} channels gives {width} features, over {LARGEST_WIDTH}: lower the depth"
-            )
-        return np.asarray(signatures(paths, self.depth))
+    def _signatures(self, rows: Rows, low: Vector, high: Vector) -> Signatures:
+        """Signatures (n, D) of the scaled and augmented paths of ``rows`` (n, d), some at a time."""
+        parts = []
+        step = max(1, BLOCK_NUMBERS // rows.shape[1])
+        for start in range(0, len(rows), step):
+            paths = rows[start : start + step].reshape(-1, rows.shape[1] // self.channels, self.channels)
+            parts.append(signatures(augmented(self._scaled(paths, low, high), self.augmentations), self.depth))
+        return np.concatenate(parts)
 
-    def _paths(self, rows: Rows) -> Paths:
-        unknown = set(self.augmentations) - set(AUGMENTATIONS)
+    def _scaled(self, paths: Paths, low: Vector, high: Vector) -> Paths:
+        if self.scaling == "none":
+            return paths
+        if self.scaling == "stream":
+            low, high = paths.min(axis=1, keepdims=True), paths.max(axis=1, keepdims=True)
+        return np.asarray((paths - low) / np.where(high > low, high - low, 1))
+
+    def _check_width(self, numbers: int) -> None:
+        """Refuse what cannot be cut into streams or would have no signature or one too wide, before any memory is taken."""
+        names = list(self.augmentations)
+        unknown = set(names) - set(AUGMENTATIONS)
         if unknown:
             raise ValueError(f"augmentations {sorted(unknown)} are unknown; there are {sorted(AUGMENTATIONS)}")
-        if rows.shape[1] % self.channels:
-            raise ValueError(f"rows of {rows.shape[1]} numbers are no streams of channels={self.channels}: it must divide them")
-        return rows.reshape(len(rows), -1, self.channels)
+        if len(set(names)) < len(names):
+            raise ValueError(f"augmentations {names} name one twice: each can be applied once")
+        if numbers % self.channels:
+            raise ValueError(f"rows of {numbers} numbers are no streams of channels={self.channels}: it must divide them")
+        _, points, channels = augmented(np.zeros((1, 1, self.channels)), names).shape
+        if numbers == self.channels and points < 2:
+            raise ValueError(f"streams of one point (n_features = {numbers}) have no signature: add the augmentation 'basepoint'")
+        width = signature_width(channels, self.depth)
+        if width > LARGEST_WIDTH:
+            raise ValueError(f"depth={self.depth} of {channels} channels gives {width} features, over {LARGEST_WIDTH}: lower the depth")
+
+
+def _bent(distances: Scores) -> Scores:
+    """``distances``, those beyond FAR bent so that they grow on but stay below OFF_SPAN_SCORE."""
+    return np.where(distances > FAR, OFF_SPAN_SCORE - (OFF_SPAN_SCORE - FAR) * (FAR / np.maximum(distances, FAR)), distances)
 
 
 def _squared_distances(left: Rows, right: Rows) -> NDArray[np.float64]:

@@ -86,8 +86,8 @@ EXEMPTIONS = {
     # A direction does not change far out, nor does a share near 1; a straight ray is none to a signature; and where classes
     # do not differ, the distance to the nearest one grows no faster than the distance to all.
     check_farther_is_stranger: lambda detector: normalises(detector) or bends(detector) or compares(detector),
-    # One huge value turns the whole row to its axis: all features of the scaled row are then strange.
-    check_planted_column_ranks_first: normalises,
+    # One huge value turns the whole row to its axis, and squeezes a stream that is scaled by its own range: all the rest is then strange.
+    check_planted_column_ranks_first: lambda detector: normalises(detector) or getattr(detector, "scaling", None) == "stream",
     **dict.fromkeys(ADDITIVE_CHECKS, looks_twice),  # the intensity needs the rows again, once they are projected
     # A single row is of one class, which no relative score has; and of two rows the covariance is too close to singular for float32.
     check_blocks_equal_the_whole: lambda detector: looks_twice(detector) or compares(detector) or rounds(detector),

@@ -1,5 +1,7 @@
 """Signatures against worked examples, a slow twin, and the identities that define them."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -48,13 +50,16 @@ def test_worked_examples(path, depth, expected):
 
 @pytest.mark.parametrize(("channels", "depth"), [(1, 6), (2, 5), (3, 3), (5, 1), (4, 2)])
 def test_equals_the_slow_twin(channels, depth, monkeypatch):
-    """Signatures of random streams equal those computed word by word to 1e-12, in one block and stream by stream."""
+    """Signatures of random streams equal those computed word by word to 1e-12, in one block, by streams and by stretches of steps."""
     walks = np.random.default_rng(0).normal(size=(5, 9, channels)).cumsum(axis=1)
     expected = np.array([naive.signature(walk, depth) for walk in walks])
     np.testing.assert_allclose(signatures(walks, depth), expected, rtol=1e-12, atol=1e-12 * np.abs(expected).max())
     together = signatures(walks, depth)
-    monkeypatch.setattr(paths, "BLOCK_BYTES", 1)
-    np.testing.assert_allclose(signatures(walks, depth), together, rtol=1e-14, atol=1e-12)
+    atol = 1e-14 * np.abs(expected).max()
+    for block, fewest in ((2 * 9 * channels ** (depth - 1), 16), (1, 3), (1, 1)):
+        monkeypatch.setattr(paths, "BLOCK_NUMBERS", block)
+        monkeypatch.setattr(paths, "FEWEST_STEPS", fewest)
+        np.testing.assert_allclose(signatures(walks, depth), together, rtol=1e-13, atol=atol)
     assert together.shape == (5, signature_width(channels, depth))
 
 
@@ -109,6 +114,16 @@ def test_augmentations_show_what_a_signature_hides():
     assert second[0, 1] - second[1, 0] == pytest.approx(3**2 + 2**2)
     assert with_lead_lag(path).shape == (1, 5, 2)
     assert not np.allclose(signatures(with_invisibility(path), 2), signatures(with_invisibility(path + 5), 2))
+
+
+def test_memory_stays_with_the_block():
+    """A long and wide signature takes a few MiB besides its paths and itself, not the points times the words."""
+    walk = np.random.default_rng(0).normal(size=(1, 20_000, 4)).cumsum(axis=1)
+    tracemalloc.start()
+    signatures(walk, 6)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 12 * 2**20  # all words at all points would be 160 MiB
 
 
 def test_one_point_has_no_signature():

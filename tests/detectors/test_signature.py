@@ -1,5 +1,7 @@
 """The signature detector against the worked example of variance norms, a slow twin, and its invariances."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -25,8 +27,8 @@ def test_the_worked_example_of_the_variance_norm():
     np.testing.assert_allclose(scores[[0, 2, 3]], [1.1180339887, 3.3541019662, 1.1180339887], rtol=1e-9)
     np.testing.assert_allclose(scores[1], 0, atol=1e-11)
     assert 1e12 < scores[4] <= 2e12
+    np.testing.assert_allclose(detector.leave_one_out_scores(), [0.9128709292] * 4 + [2.1408720964], rtol=1e-9)
     np.testing.assert_allclose(detector.state_.deviations * np.sqrt(5), [2.4494897428, 2], rtol=1e-9)
-    np.testing.assert_allclose(detector.state_.alone, [0.9128709292] * 4 + [2.1408720964], rtol=1e-9)
 
 
 def test_rows_off_the_span_are_ordered_by_their_share_outside():
@@ -35,6 +37,63 @@ def test_rows_off_the_span_are_ordered_by_their_share_outside():
     scores = Signature(**POINTS).fit(corpus).scores([[1e6, 1e6, 0], [5, 5, 0.1], [5, 5, 1], [5, 5, 100]])
     assert (np.diff(scores) > 0).all()
     assert scores[0] < 1e12 < scores[1]
+
+
+def test_off_span_is_told_by_the_score():
+    """Rows in a direction never shown are told, those on the span are not, however far."""
+    corpus = np.random.default_rng(0).normal(size=(20, 3)) * [1, 1, 0]
+    detector = Signature(**POINTS).fit(corpus)
+    scores = detector.scores([[0, 0, 0], [1e9, 0, 0], [1e12, 0, 0], [1e16, 0, 0], [1e20, 1e20, 0], [0, 0, 0.1], [0, 0, 1e9]])
+    assert (np.diff(scores[:5]) > 0).all()
+    assert detector.off_span(scores).tolist() == [False] * 5 + [True] * 2
+
+
+@pytest.mark.parametrize("neighbours", [1, 3])
+def test_leave_one_out_scores_are_distances_to_others(neighbours, walks):
+    """For each stream of the corpus, that to its k-th nearest other, in the norm of the whole corpus, in the order of the rows."""
+    detector = Signature(channels=2, depth=2, scaling="none", neighbours=neighbours).fit(walks[:60])
+    features = signatures(with_time(walks[:60].reshape(60, 12, 2)), 2)
+    inverse = np.linalg.pinv(np.cov(features.T, bias=True), rcond=1e-12, hermitian=True)
+    gaps = features[:, None] - features
+    distances = np.sqrt(np.maximum(np.einsum("ijk,kl,ijl->ij", gaps, inverse, gaps), 0))
+    np.testing.assert_allclose(detector.leave_one_out_scores(), np.sort(distances, axis=1)[:, neighbours], rtol=1e-6)
+    assert (detector.scores(walks[:60]) == 0).all() == (neighbours == 1)
+
+
+def test_leave_one_out_calibrates_approximately():
+    """With many more streams than features about a twentieth of fresh ones lies beyond the 95 % quantile; with as few, most."""
+    streams = np.random.default_rng(0).normal(size=(3000, 10, 2)).cumsum(axis=1).reshape(3000, 20)
+    rates = []
+    for count in (1000, 12):
+        detector = Signature(channels=2, depth=2).fit(streams[:count])
+        rates.append(np.mean(detector.scores(streams[1000:]) > np.quantile(detector.leave_one_out_scores(), 0.95)))
+    assert 0.03 < rates[0] < 0.08
+    assert rates[1] > 0.5
+
+
+@pytest.mark.parametrize("neighbours", [1, 3])
+def test_predict_judges_learned_and_fresh_rows_alike(neighbours, walks):
+    """The share of contamination among learned rows, and about that among fresh ones, which plain scores of learned rows would not give."""
+    streams = np.random.default_rng(1).normal(size=(1500, 10, 2)).cumsum(axis=1).reshape(1500, 20)
+    detector = Signature(channels=2, depth=2, neighbours=neighbours).fit(streams[:500])
+    assert np.mean(detector.predict(streams[:500]) == -1) == 0.1
+    assert 0.07 < np.mean(detector.predict(streams[500:]) == -1) < 0.16
+    np.testing.assert_allclose(-detector.score_samples(streams[:500]), detector.leave_one_out_scores(), rtol=1e-12)
+    np.testing.assert_array_equal(-detector.score_samples(streams[500:]), detector.scores(streams[500:]))
+
+
+@pytest.mark.parametrize("parameters", [{}, {"augmentations": ("time", "lead_lag"), "depth": 2}, {"scaling": "none"}], ids=str)
+def test_a_planted_spike_ranks_first(parameters):
+    """One point of one channel out of place has the largest share, in each place and channel."""
+    rng = np.random.default_rng(0)
+    t, phase = np.linspace(0, 1, 16), rng.uniform(0, 0.2, size=(301, 1))
+    waves = np.stack([np.sin(2 * np.pi * (t + phase)), np.cos(2 * np.pi * (t + phase))], axis=2) + rng.normal(scale=0.02, size=(301, 16, 2))
+    rows = waves.reshape(301, 32)
+    detector = Signature(channels=2, **parameters).fit(rows[:300])
+    planted = rows[300] + 3 * np.eye(32)
+    shares = detector.attributions(planted)
+    assert shares.argmax(axis=1).tolist() == list(range(32))
+    assert (shares.max(axis=1) > detector.scores(planted) / 2).all()
 
 
 @pytest.mark.parametrize("neighbours", [1, 3])
@@ -128,6 +187,8 @@ def test_a_channel_that_never_varies_counts_when_it_does(walks):
         ({"channels": 5}, "rows of 24 numbers are no streams of channels=5"),
         ({"augmentations": ("time", "rotate")}, r"augmentations \['rotate'\] are unknown; there are \['basepoint', "),
         ({"channels": 12, "depth": 6, "augmentations": ()}, "depth=6 of 12 channels gives 3257436 features, over 20000: lower the depth"),
+        ({"channels": 24, "depth": 12, "augmentations": ("lead_lag",)}, "streams of one point"),
+        ({"augmentations": ("lead_lag",) * 40}, "name one twice"),
         ({"channels": 24, "augmentations": ()}, "streams of one point .* add the augmentation 'basepoint'"),
         ({"depth": 0}, "'depth' parameter"),
         ({"depth": 13}, "'depth' parameter"),
@@ -139,3 +200,34 @@ def test_bad_parameters_are_refused(parameters, message, walks):
     """Streams that cannot be cut, unknown names and widths beyond reason raise ValueError that says what to do."""
     with pytest.raises(ValueError, match=message):
         Signature(**parameters).fit(walks)
+
+
+def test_odd_streams_have_scores(walks):
+    """Equal streams, two streams, whole numbers, half precision and offsets beyond them: as close to plain ones as their digits allow."""
+    same = np.tile(walks[:1], (20, 1))
+    scores = Signature(channels=2).fit(same).scores(walks[:3])
+    assert scores[0] == 0
+    assert (scores[1:] > 1e12).all()
+    assert np.isfinite(Signature(channels=2).fit(walks[:2]).scores(walks)).all()
+    assert Signature().fit(np.ones((5, 6))).scores([[1.0] * 6, [1.0] * 5 + [2.0]]).tolist() == [0, 2e12]
+    whole = np.round(10 * walks)
+    expected = Signature(channels=2).fit(whole[:80]).scores(whole[80:])
+    for form in (whole.astype(np.int32), whole.astype(np.float16), whole + 1e12):
+        np.testing.assert_allclose(Signature(channels=2).fit(form[:80]).scores(form[80:]), expected, rtol=1e-7)
+
+
+def test_long_streams_and_deep_words_take_little_memory():
+    """Of 10 000 points and width 2046: a few times what rows and signatures themselves take."""
+    rows = np.random.default_rng(0).normal(size=(3, 10_000)).cumsum(axis=1)
+    tracemalloc.start()
+    assert np.isfinite(Signature(depth=10).fit(rows).scores(rows + 1)).all()
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 12 * 2**20  # all words at all points of one stream would be 39 MiB
+
+
+def test_signatures_out_of_range_are_refused(walks):
+    """Where powers of the values leave float64, fitting raises ValueError that says what to do, and no warning."""
+    with pytest.raises(ValueError, match="depth=6 of these values leave the range of float64: use scaling='corpus'"):
+        Signature(channels=2, depth=6, scaling="none").fit(1e60 * walks)
+    assert np.isfinite(Signature(channels=2, depth=6).fit(1e60 * walks).scores(1e60 * walks)).all()
