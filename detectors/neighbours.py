@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
@@ -16,7 +18,7 @@ Distances = NDArray[np.float64]  # (m, k), ascending in each row
 Indices = NDArray[np.intp]  # (m, k)
 
 
-def nearest(points: Rows, queries: Rows, count: int) -> tuple[Distances, Indices]:
+def nearest(points: Rows, queries: NDArray[np.floating[Any]], count: int) -> tuple[Distances, Indices]:
     r"""Euclidean distances (m, k) of ``queries`` (m, d) to their k nearest ``points`` (n, d), and which these are.
 
     Candidates come from :math:`|p|^2 - 2\langle p, q\rangle` of rows centred at the mean point; their distances are then computed
@@ -37,7 +39,7 @@ def nearest(points: Rows, queries: Rows, count: int) -> tuple[Distances, Indices
         order = half_squares - moved @ centred.T
         chosen = np.argpartition(order, candidates - 1, axis=1)[:, :candidates]
         gaps = points[chosen] - asked[:, None]
-        near, which = _smallest(np.sqrt(np.einsum("ijk,ijk->ij", gaps, gaps)), count)
+        near, which = smallest(np.sqrt(np.einsum("ijk,ijk->ij", gaps, gaps)), count)
         which = np.take_along_axis(chosen, which, axis=1)
         if candidates < len(points):
             own = np.einsum("ij,ij->i", moved, moved) / 2
@@ -46,12 +48,12 @@ def nearest(points: Rows, queries: Rows, count: int) -> tuple[Distances, Indices
             halves = np.square(near[:, -1]) / 2
             doubtful = (halves > beyond) & (error > HARMLESS * halves) & (halves > 0)
             if doubtful.any():
-                near[doubtful], which[doubtful] = _smallest(cdist(asked[doubtful], points), count)
+                near[doubtful], which[doubtful] = smallest(cdist(asked[doubtful], points), count)
         distances[start : start + step], indices[start : start + step] = near, which
     return distances, indices
 
 
-def _smallest(distances: Distances, count: int) -> tuple[Distances, Indices]:
+def smallest(distances: Distances, count: int) -> tuple[Distances, Indices]:
     """The ``count`` smallest of each row in ascending order, and where they stand."""
     ranked = np.argsort(distances, axis=1, kind="stable")[:, :count]
     return np.take_along_axis(distances, ranked, axis=1), ranked

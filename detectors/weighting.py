@@ -2,38 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
-from scipy.linalg import cho_solve, cholesky, solve_triangular
+from numpy.typing import ArrayLike
 from scipy.spatial.distance import cdist
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from detectors.arrays import Matrix, Rows, Scores, Vector
+from detectors import given, similarity, sparse_precision
+from detectors.arrays import Rows, Scores, Vector
 from detectors.base import Detector
-from detectors.neighbours import nearest
+from detectors.boundary import CHECKED_ROWS, WeightingState, check_factor, check_points, distances_to, parts, searched
+from detectors.cells import Cells, Floats
+from detectors.neighbours import Distances
+from detectors.subsets import apart, distinct, farthest, median_distance, middle
 
 MERGED_SHARE = 1e-9  # of the typical distance, within which rows are one point
-JITTERS = (0.0, 1e-12, 1e-10, 1e-8, 1e-6, 1e-4, 1e-2)  # added to the diagonal, the first that lets it factor
-PAIRS_SAMPLED = 2000  # rows whose distances give the median
 MAGNITUDE_SCALES = np.linspace(0.1, 10, 30)  # searched for a target magnitude, as in the authors' code
-BLOCK_ROWS = 1024
-LOCAL_NUMBERS = 2**22  # gaps between neighbours held at a time by the local form
 TIE_SHARE = 1e-12  # of its leave-one-out value that a row equal to a fitted one scores
-
-
-@dataclass(frozen=True, slots=True)
-class WeightingState:
-    centre: Vector  # (d,)
-    spread: Vector  # (d,), standard deviations; 1 where a column never varied
-    points: Rows  # (m, d), distinct standardised rows
-    t: float  # inverse length at which similarity decays
-    jitter: float  # added to the diagonal of Z
-    factor: Matrix  # (m, m) lower Cholesky factor of Z; (0, 0) in the local form
-    weights: Vector  # (m,), Z w = 1; empty in the local form
-    alone: Vector  # (m,), unexplained share of each point by the others; empty in the local form
+CONSTANT_SHARE = 1e-14  # of its mean that the standard deviation of a column is taken to be rounding
+FARTHEST = 1e15  # standard deviations, beyond which a coordinate is cut so that its square stays in range
+METRICS = {
+    "braycurtis",
+    "canberra",
+    "chebyshev",
+    "cityblock",
+    "correlation",
+    "cosine",
+    "euclidean",
+    "hamming",
+    "jensenshannon",
+    "sqeuclidean",
+}
 
 
 class Weighting(Detector[WeightingState]):
@@ -54,24 +55,40 @@ class Weighting(Detector[WeightingState]):
     ----------
     measure : {"unexplained", "weight", "absolute_weight", "cumulative"}, default="unexplained"
         s, w, \|w\|, or the share of the fitted weights below w(x), the authors' rule for classes. A row that equals a fitted
-        one scores 0 under the first three, plus 1e-12 times its leave-one-out value: they are ranked among themselves.
+        one scores 0 under the first three, plus 1e-12 times its leave-one-out value, and equal shares differ by 1e-12 w(x): nothing ties.
     scale : {"median", "fixed", "magnitude"}, default="median"
         t is ``scale_value`` over the median distance, ``scale_value`` itself, or the scale of a grid from 0.1 to 10 at which the
         magnitude, the sum of all weights, comes nearest to ``scale_value``.
     scale_value : float, default=3.0
     standardize : bool, default=True
-        Columns to mean 0 and standard deviation 1 first.
+        Columns to mean 0 and standard deviation 1 first. A column that never varied keeps its unit.
+    metric : str, default="euclidean"
+        Or another distance of ``scipy.spatial.distance.cdist``; or "precomputed": ``fit`` then takes the distances (n, n) among n things
+        of any kind, ``scores`` those (m, n) of m others to all of them; or "similarity": the same with similarities from 0 to 1 that are
+        used as they are, without t. A matrix of similarities that is not positive definite is refused.
     exact_rows : int, default=4000
-        Up to this many distinct rows Z is factored: :math:`8 m^2` bytes in the state, twice that in the fit. With more rows the
-        *local form* is used: s, r and w from the ``neighbours`` nearest points alone. For s its rank correlation with the exact
-        score was at least 0.99 with 20 neighbours; w is another, more local, quantity.
+        Up to this many distinct rows, at most 20 000, Z is factored: :math:`8 m^2` bytes in the state (3.2 GB for 20 000 rows) and twice
+        that in the fit. With more rows ``approximation`` is used, which metrics other than the Euclidean do not have: ValueError.
+    approximation : {"local", "global_weights", "subset"}, default="local"
+        s, r and w from the ``neighbours`` nearest points alone; or s as there and r by the weights of all points, which conjugate gradients
+        find, for up to 200 000 points; or the exact form on ``exact_rows`` points, each the farthest from those taken before. Local w is
+        another, more local, quantity than w.
     neighbours : int, default=20
+    indexed_rows : int, default=20000
+        Beyond this many points neighbours are searched in cells, approximately (see ``Cells``).
+    precision : {"float64", "float32"}, default="float64"
+        Of the points and the factor that the state holds. Fitting raises ValueError where rounding them to float32 moves shares by more
+        than 0.1 % of the smaller leave-one-out ones, as happens with rows very close together.
+    random_state : int, default=0
+        Seed of the cells and of the order in which conjugate gradients are preconditioned.
     contamination : float in (0, 0.5], default=0.1
         Share of the training rows that scikit-learn's ``predict`` calls outliers, by their leave-one-out scores.
 
     Notes
     -----
-    Fit: :math:`m^3/3` floating-point operations; score: :math:`md + m^2` per row, or in the local form :math:`2md + k^3/3`.
+    ``training_scores`` are scores with each row left out, in closed form: s is :math:`1/(Z^{-1})_{ii}` and w(x) the row's own weight.
+    Attributions are by leaving one feature out: it takes its value in the nearest point. Fit: :math:`2m^3/3` floating-point operations;
+    score: :math:`md + m^2` per row, or in the local form a search and :math:`k^2d + k^3/3`.
 
     >>> rows = np.array([[0.0], [1.0], [3.0], [3.5], [7.0]])
     >>> detector = Weighting(scale="fixed", scale_value=1.0, standardize=False).fit(rows)
@@ -79,6 +96,9 @@ class Weighting(Detector[WeightingState]):
     array([0.761594, 0.997521, 0.      ])
     >>> round(float(detector.state_.weights.sum()), 6)  # the magnitude
     3.410006
+    >>> steps = [[0, 1, 2, 3], [1, 0, 1, 2], [2, 1, 0, 1], [3, 2, 1, 0]]  # along a path of four nodes
+    >>> Weighting(metric="precomputed").fit(steps).scores([[1, 2, 3, 4], [5, 6, 7, 8]]).round(6)
+    array([0.981684, 1.      ])
     """
 
     State = WeightingState
@@ -89,15 +109,23 @@ class Weighting(Detector[WeightingState]):
         {"measure": "cumulative"},
         {"scale": "magnitude", "scale_value": 20.0},
         {"exact_rows": 8, "neighbours": 5},
+        {"exact_rows": 8, "neighbours": 5, "indexed_rows": 10},
+        {"exact_rows": 8, "approximation": "subset"},
         {"standardize": False},
+        {"metric": "cityblock"},
     )
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "measure": [StrOptions({"unexplained", "weight", "absolute_weight", "cumulative"})],
         "scale": [StrOptions({"median", "fixed", "magnitude"})],
         "scale_value": [Interval(Real, 0, None, closed="neither")],
         "standardize": ["boolean"],
+        "metric": [StrOptions({*METRICS, *given.FORMS})],
         "exact_rows": [Interval(Integral, 1, 20_000, closed="both")],
+        "approximation": [StrOptions({"local", "global_weights", "subset"})],
         "neighbours": [Interval(Integral, 1, None, closed="left")],
+        "indexed_rows": [Interval(Integral, 1, None, closed="left")],
+        "precision": [StrOptions({"float64", "float32"})],
+        "random_state": [Interval(Integral, 0, None, closed="left")],
         "contamination": [Interval(Real, 0, 0.5, closed="right")],
     }
 
@@ -108,119 +136,163 @@ class Weighting(Detector[WeightingState]):
         scale: str = "median",
         scale_value: float = 3.0,
         standardize: bool = True,
+        metric: str = "euclidean",
         exact_rows: int = 4000,
+        approximation: str = "local",
         neighbours: int = 20,
+        indexed_rows: int = 20_000,
+        precision: str = "float64",
+        random_state: int = 0,
         contamination: float = 0.1,
     ) -> None:
         self.measure = measure
         self.scale = scale
         self.scale_value = scale_value
         self.standardize = standardize
+        self.metric = metric
         self.exact_rows = exact_rows
+        self.approximation = approximation
         self.neighbours = neighbours
+        self.indexed_rows = indexed_rows
+        self.precision = precision
+        self.random_state = random_state
         self.contamination = contamination
 
     def learn(self, rows: Rows) -> WeightingState:
-        width = rows.shape[1]
-        centre, spread = np.zeros(width), np.ones(width)
-        if self.standardize:
-            centre, spread = rows.mean(axis=0), rows.std(axis=0)
-            spread = np.where(spread > 1e-12 * (np.abs(centre) + spread), spread, 1.0)
-        points = _distinct((rows - centre) / spread)
-        t = self._scale(points)
+        centre, spread = self._standard(rows)
+        if self.metric != "euclidean":
+            return self._learn_by_distances(rows, centre, spread)
+        whole = (rows - centre) / spread
+        points: Floats = whole
+        if self.precision == "float32":
+            points = whole.astype(np.float32)
+            check_points(whole, points)
+        kept, equal = distinct(points, 0.0)
+        typical = median_distance(points[kept])
+        radius = MERGED_SHARE * (typical or 1.0)
+        merged, near = distinct(points[kept], radius)
+        points, repeated = points[kept[merged]], np.maximum(equal[merged], near)
         if len(points) > self.exact_rows:
-            if self.measure == "cumulative":
-                raise ValueError(f"measure='cumulative' needs the weights of all {len(points)} points: raise exact_rows")
-            return WeightingState(centre, spread, points, t, 0.0, np.empty((0, 0)), np.empty(0), np.empty(0))
-        factor, jitter = _factored(np.exp(-t * cdist(points, points)))
-        weights = cho_solve((factor, True), np.ones(len(points)))
-        inverse = solve_triangular(factor, np.eye(len(factor)), lower=True)
-        return WeightingState(centre, spread, points, t, jitter, factor, weights, 1 / np.square(inverse).sum(axis=0))
+            if self.approximation != "subset":
+                return self._learn_locally(points, repeated, centre, spread, typical, radius)
+            taken = farthest(points, self.exact_rows)
+            points, repeated = points[taken], repeated[taken]
+        return self._solved(points, repeated, cdist(points, points), centre, spread, typical, radius)
+
+    def _learn_by_distances(self, rows: Rows, centre: Vector, spread: Vector) -> WeightingState:
+        if len(rows) > self.exact_rows:
+            raise ValueError(
+                f"metric={self.metric!r} needs all distances among {len(rows)} rows: raise exact_rows to that, at most to 20000"
+            )
+        if self.metric in given.FORMS:
+            distances, points = given.among(rows, self.metric), np.arange(len(rows), dtype=float)[:, None]
+        else:
+            points = (rows - centre) / spread
+            distances = cdist(points, points, self.metric)
+        typical = middle(distances)
+        radius = MERGED_SHARE * (typical or 1.0)
+        kept, repeated = apart(distances, radius)
+        return self._solved(points[kept], repeated, distances[np.ix_(kept, kept)], centre, spread, typical, radius)
+
+    def _learn_locally(
+        self, points: Floats, repeated: Vector, centre: Vector, spread: Vector, typical: float, radius: float
+    ) -> WeightingState:
+        if self.scale == "magnitude" or (self.measure == "cumulative" and self.approximation == "local"):
+            what = "scale='magnitude'" if self.scale == "magnitude" else "measure='cumulative'"
+            raise ValueError(f"{what} needs the weights of all {len(points)} points: raise exact_rows, or choose another approximation")
+        t, cells, weights = self._scale(typical, None), None, np.empty(0)
+        if len(points) > self.indexed_rows:
+            order, cells = Cells.divided(points, self.random_state)
+            points, repeated = points[order], repeated[order]
+        if self.approximation == "global_weights":
+            weights = sparse_precision.weights(points, t, self.neighbours, self.random_state)
+        return WeightingState(centre, spread, points, repeated, t, radius, 0.0, np.empty((0, 0)), weights, np.empty(0), cells)
+
+    def _solved(
+        self, points: Floats, repeated: Vector, distances: Distances, centre: Vector, spread: Vector, typical: float, radius: float
+    ) -> WeightingState:
+        t = self._scale(typical, distances)
+        some = distances[np.linspace(0, len(points) - 1, min(len(points), CHECKED_ROWS)).astype(np.intp)]
+        similarities = np.exp(np.multiply(distances, -t, out=distances), out=distances)  # in place, as is the factor: the one large matrix
+        exact, jitter = similarity.factored(similarities)
+        weights, alone = similarity.weights(exact), similarity.shares_of_others(exact)
+        factor: Floats = exact
+        if self.precision == "float32":
+            factor = exact.astype(np.float32)
+            check_factor(factor, jitter, np.exp(-t * some), alone)
+        return WeightingState(centre, spread, points, repeated, t, radius, jitter, factor, weights, alone, None)
 
     def anomaly_scores(self, state: WeightingState, rows: Rows) -> Scores:
-        queries = (rows - state.centre) / state.spread
-        scores = np.empty(len(rows))
-        local = min(self.neighbours, len(state.points)) ** 2 * rows.shape[1]
-        step = BLOCK_ROWS if len(state.weights) else max(1, LOCAL_NUMBERS // local)
-        for start in range(0, len(rows), step):
-            block = slice(start, start + step)
-            parts = self._exact(state, queries[block]) if len(state.weights) else self._local(state, queries[block])
-            scores[block] = self._chosen(state, *parts)
-        return scores
+        return self._scores(state, rows, left_out=False)
 
-    def _exact(self, state: WeightingState, queries: Rows) -> tuple[Scores, Scores, Scores]:
-        """Unexplained share s, residual r, and for queries that are fitted points their leave-one-out share, else NaN."""
-        distances = cdist(queries, state.points)
-        similarities = np.exp(-state.t * distances)
-        solved = solve_triangular(state.factor, similarities.T, lower=True, check_finite=False)
-        unexplained = 1 + state.jitter - np.einsum("ij,ij->j", solved, solved)
-        nearest_index = distances.argmin(axis=1)
-        equal = state.t * distances[np.arange(len(queries)), nearest_index] < MERGED_SHARE
-        return unexplained, 1 - similarities @ state.weights, np.where(equal, state.alone[nearest_index], np.nan)
+    def training_scores(self, state: WeightingState, rows: Rows) -> Scores:
+        """Scores (n,) of ``rows``, each that was fitted judged by the others alone, from the weights and the diagonal of Z⁻¹.
 
-    def _local(self, state: WeightingState, queries: Rows) -> tuple[Scores, Scores, Scores]:
-        """The same from the nearest points alone: one small system per query, all solved in one call."""
-        distances, indices = nearest(state.points, queries, self.neighbours + 1)
-        equal, alone = state.t * distances[:, 0] < MERGED_SHARE, -np.expm1(-2 * state.t * distances[:, 1])
-        distances, among = distances[:, : self.neighbours], state.points[indices[:, : self.neighbours]]
-        gaps = np.sqrt(np.maximum(np.square(among[:, :, None] - among[:, None]).sum(axis=-1), 0))
-        similarity = np.exp(-state.t * gaps) + JITTERS[4] * np.eye(distances.shape[1])
-        z = np.exp(-state.t * distances)
-        solved = np.linalg.solve(similarity, np.stack([z, np.ones_like(z)], axis=2))
-        unexplained, explained = 1 + JITTERS[4] - np.einsum("ij,ij->i", z, solved[:, :, 0]), np.einsum("ij,ij->i", z, solved[:, :, 1])
-        return unexplained, 1 - explained, np.where(equal, alone, np.nan)
+        A row that was fitted twice is explained by its twin. The share of smaller weights is among all fitted weights, its own
+        included. With a subset, rows that are not in it get their plain scores.
+        """
+        return self._scores(state, rows, left_out=True)
 
-    def _chosen(self, state: WeightingState, unexplained: Scores, residual: Scores, alone: Scores) -> Scores:
-        fitted = ~np.isnan(alone)
-        tie = TIE_SHARE * np.where(fitted, alone, 0.0)
-        unexplained = np.maximum(unexplained, np.finfo(float).tiny)
+    def score_samples(self, X: ArrayLike) -> Scores:
+        """The scores negated, those of fitted rows with the row left out: so that ``predict`` is for fitted and fresh rows alike."""
+        return -self._finite(self.training_scores, self._scorable(X))
+
+    def baseline(self, state: WeightingState, rows: Rows) -> Rows:
+        """The nearest fitted point (n, d) to each row, in the units of the rows. Raises ValueError where a matrix was given."""
+        if self.metric in given.FORMS:
+            raise ValueError(f"metric={self.metric!r} knows no features, only distances or similarities: there is nothing to attribute to")
+        queries = self._prepared(rows, state.centre, state.spread)
+        if self.metric == "euclidean":
+            index = searched(state, queries, 1)[1][:, 0]
+        else:
+            index = distances_to(state, queries, self.metric).argmin(axis=1)
+        return np.asarray(state.points[index] * state.spread + state.centre)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.pairwise = self.metric in given.FORMS
+        return tags
+
+    def _scores(self, state: WeightingState, rows: Rows, *, left_out: bool) -> Scores:
+        found = parts(state, self._prepared(rows, state.centre, state.spread), self.metric, self.neighbours, left_out=left_out)
+        tied = found.which >= 0
+        unexplained, weight = found.unexplained, found.weight
+        if left_out:
+            single = tied & (state.repeated[found.which] == 0)
+            unexplained = np.where(single, found.others_unexplained, unexplained)
+            weight = np.where(single, found.others_weight, weight)
+            tied &= ~single
+        tie = TIE_SHARE * np.where(tied, found.others_unexplained, 0.0)
         if self.measure == "unexplained":
-            return np.where(fitted, tie, unexplained)
-        weight = np.where(fitted, tie, residual / unexplained)
+            return np.where(tied, tie, unexplained)
+        weight = np.where(tied, tie, weight)
         if self.measure == "weight":
             return weight
         if self.measure == "absolute_weight":
             return np.abs(weight)
-        return np.searchsorted(np.sort(state.weights), weight, side="left") / len(state.weights) + tie
+        return np.searchsorted(np.sort(state.weights), weight, side="left") / len(state.weights) + TIE_SHARE * weight
 
-    def _scale(self, points: Rows) -> float:
+    def _standard(self, rows: Rows) -> tuple[Vector, Vector]:
+        """Mean and standard deviation of each column, taken about the first row; 0 and 1 where nothing is standardised."""
+        if self.metric in given.FORMS or not self.standardize:
+            return np.zeros(rows.shape[1]), np.ones(rows.shape[1])
+        moved = rows - rows[0]
+        centre, spread = rows[0] + moved.mean(axis=0), moved.std(axis=0)
+        return centre, np.where(spread > CONSTANT_SHARE * np.abs(centre), spread, 1.0)
+
+    def _prepared(self, rows: Rows, centre: Vector, spread: Vector) -> Rows:
+        """Rows as the points are, in the precision of those, and back in float64."""
+        standardised = (rows - centre) / spread
+        if self.precision == "float64":
+            return np.asarray(standardised)
+        return np.clip(standardised, -FARTHEST, FARTHEST).astype(np.float32).astype(np.float64)
+
+    def _scale(self, typical: float, distances: Distances | None) -> float:
+        if self.metric == "similarity":
+            return 1.0
         if self.scale == "fixed":
             return float(self.scale_value)
-        if self.scale == "median":
-            middle = _median_distance(points)
-            return self.scale_value / middle if middle > 0 else 1.0
-        distances = cdist(points[: self.exact_rows], points[: self.exact_rows])
-        magnitudes = [_magnitude(np.exp(-t * distances)) for t in MAGNITUDE_SCALES]
+        if distances is None or self.scale == "median":
+            return self.scale_value / typical if typical > 0 else 1.0
+        magnitudes = [similarity.weights(similarity.factored(np.exp(-t * distances))[0]).sum() for t in MAGNITUDE_SCALES]
         return float(MAGNITUDE_SCALES[np.argmin(np.abs(np.array(magnitudes) - self.scale_value))])
-
-
-def _distinct(points: Rows) -> Rows:
-    """Points of which no two are nearer than a tiny share of the typical distance, in the order of first appearance."""
-    typical = _median_distance(points) or 1.0
-    _, first = np.unique(np.round(points / (MERGED_SHARE * typical)), axis=0, return_index=True)
-    return points[np.sort(first)]
-
-
-def _median_distance(points: Rows) -> float:
-    """Median distance between the points, or between evenly spaced ones of them where there are many."""
-    if len(points) < 2:
-        return 0.0
-    some = points[np.linspace(0, len(points) - 1, min(len(points), PAIRS_SAMPLED)).astype(int)]
-    distances = cdist(some, some)
-    return float(np.median(distances[np.triu_indices(len(some), 1)]))
-
-
-def _factored(similarity: Matrix) -> tuple[Matrix, float]:
-    """Lower Cholesky factor, and what had to be added to the diagonal for it to exist."""
-    for jitter in JITTERS:
-        similarity[np.diag_indices_from(similarity)] = 1 + jitter
-        try:
-            return cholesky(similarity, lower=True), jitter
-        except np.linalg.LinAlgError:
-            continue
-    raise ValueError("the similarities cannot be factored: the rows lie too close together at this scale")
-
-
-def _magnitude(similarity: Matrix) -> float:
-    factor, _ = _factored(similarity)
-    return float(cho_solve((factor, True), np.ones(len(factor))).sum())

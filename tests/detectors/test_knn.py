@@ -70,3 +70,39 @@ def test_fewer_rows_than_neighbours():
     assert KNN(neighbours=9, normalize=False).fit(rows).scores([[0.0, 0.0]])[0] == 5
     with pytest.raises(ValueError, match="'neighbours' parameter"):
         KNN(neighbours=0).fit(rows)
+
+
+@pytest.mark.parametrize("parameters", [{}, {"normalize": False}, {"normalize": False, "indexed_rows": 10}, {"neighbours": 60}])
+def test_fitted_rows_are_judged_by_the_others(parameters):
+    """The training score of each row is that of a query to a detector fitted on the others; fresh rows get their plain scores."""
+    rows, fresh = np.random.default_rng(1).normal(size=(2, 40, 3))
+    detector = KNN(**parameters).fit(rows)
+    expected = [KNN(**parameters).fit(np.delete(rows, i, axis=0)).scores(rows[i : i + 1])[0] for i in range(40)]
+    np.testing.assert_allclose(detector.training_scores(detector.state_, rows), expected, rtol=1e-12)
+    np.testing.assert_allclose(-detector.score_samples(fresh), detector.scores(fresh), rtol=1e-12)
+
+
+def test_predict_calls_the_same_share_of_fresh_and_of_fitted_rows_outliers():
+    """A threshold on left-out scores flags a tenth of the rows that were fitted, and about as many of others like them."""
+    rows, fresh = np.random.default_rng(2).normal(size=(2, 2000, 4))
+    detector = KNN(neighbours=1, normalize=False, contamination=0.1).fit(rows)
+    assert (detector.predict(rows) == -1).mean() == pytest.approx(0.1, abs=0.005)
+    assert (detector.predict(fresh) == -1).mean() == pytest.approx(0.1, abs=0.03)
+
+
+def test_attributions_are_parts_of_the_squared_distance():
+    """By hand: a gap of (3, 0, 4) to the nearest row makes a distance of 5, of which 9/5 and 16/5 are the first and the last feature's."""
+    detector = KNN(neighbours=1, normalize=False).fit([[1.0, 2.0, 3.0], [50.0, 50.0, 50.0]])
+    np.testing.assert_allclose(detector.attributions([[4.0, 2.0, 7.0]]), [[1.8, 0, 3.2]], rtol=1e-12)
+    assert not detector.attributions([[1.0, 2.0, 3.0]]).any()
+
+
+def test_many_rows_searched_in_cells():
+    """Beyond ``indexed_rows`` neighbours come from cells: nearly the same scores, and the same whatever the order of asking."""
+    rows, queries = np.random.default_rng(3).normal(size=(6000, 3)), np.random.default_rng(4).normal(size=(400, 3))
+    exact, found = (KNN(normalize=False, indexed_rows=count).fit(rows) for count in (6000, 100))
+    assert found.state_.cells is not None
+    assert exact.state_.cells is None
+    scores = found.scores(queries)
+    assert np.isclose(scores, exact.scores(queries), rtol=1e-12).mean() > 0.99
+    assert (scores >= exact.scores(queries) - 1e-12).all()

@@ -129,3 +129,21 @@ def test_memory_stays_with_the_block():
 def test_one_point_has_no_signature():
     """A path without steps has zeros alone."""
     assert not signatures(np.ones((3, 1, 2)), 3).any()
+
+
+def test_pysiglib_does_the_work_where_it_is(monkeypatch):
+    """A stand-in for the library, which needs torch and is not here, is called with an array in order, and its answer is used."""
+    called = []
+
+    class StandIn:
+        @staticmethod
+        def sig(given, depth):
+            called.append((given.flags.c_contiguous, depth))
+            return np.array([naive.signature(path, depth) for path in given])
+
+    made = np.random.default_rng(0).normal(size=(3, 5, 2))
+    own = signatures(made, 3)
+    monkeypatch.setattr(paths, "_library", lambda: StandIn)
+    np.testing.assert_allclose(signatures(np.asfortranarray(made), 3), own, rtol=1e-10)
+    assert called == [(True, 3)]
+    assert not signatures(made[:, :1], 3).any()  # one point: nothing to ask for

@@ -1,15 +1,22 @@
-"""The weighting detector against closed forms, refits by brute force, and its own local form."""
+"""The weighting detector against closed forms, refits by brute force, and its own approximations."""
 
 import numpy as np
 import pytest
+from scipy.spatial.distance import cdist
 from scipy.stats import spearmanr
 
-from detectors import Weighting, weighting
+from detectors import Weighting, boundary, sparse_precision
 from tests import naive
 
 PLAIN = {"scale": "fixed", "scale_value": 1.0, "standardize": False}
 LINE = np.array([[0.0], [1.0], [3.0], [3.5], [7.0]])
 SQUARE = np.array([[0, 0], [1, 0], [0, 1], [1, 1], [0.5, 0.5]])
+
+
+def residuals(detector, queries):
+    """r = 1 - zᵀw, from the two quantities that are its parts."""
+    found = boundary.parts(detector.state_, queries, "euclidean", 20, left_out=False)
+    return found.weight * found.unexplained
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +56,7 @@ def test_points_on_a_line():
     explained = [0.135335283237, 0.88681888397, 0.648054273664, 0.96954362914, 0.049787068368]
     np.testing.assert_allclose(detector.scores(queries), unexplained, atol=1e-11)
     np.testing.assert_allclose(Weighting(**PLAIN, measure="weight").fit(LINE).scores(queries), weights, atol=1e-11)
-    np.testing.assert_allclose(1 - detector._exact(detector.state_, queries)[1], explained, atol=1e-11)
+    np.testing.assert_allclose(1 - residuals(detector, queries), explained, atol=1e-11)
 
 
 def test_a_square_and_its_centre():
@@ -87,8 +94,7 @@ def test_a_query_is_scored_as_in_the_enlarged_set():
     parameters = PLAIN | {"scale_value": t}
     detector = Weighting(**parameters).fit(rows)
     shares, placed = detector.scores(queries), Weighting(**parameters, measure="weight").fit(rows).scores(queries)
-    _, residuals, _ = detector._exact(detector.state_, queries)
-    for query, share, weight, residual in zip(queries, shares, placed, residuals, strict=True):
+    for query, share, weight, residual in zip(queries, shares, placed, residuals(detector, queries), strict=True):
         assert (share, weight) == pytest.approx(naive.unexplained_and_weight(rows, query, t), rel=1e-10)
         grown = naive.weighting(np.vstack([rows, query]), t)[1].sum() - weights.sum()
         assert grown == pytest.approx(residual**2 / share, rel=1e-9)
@@ -166,8 +172,8 @@ def test_blocks_change_nothing(clusters, monkeypatch):
         detector = Weighting(exact_rows=exact_rows).fit(rows)
         expected = detector.scores(queries)
         with monkeypatch.context() as patch:
-            patch.setattr(weighting, "BLOCK_ROWS", 3)
-            patch.setattr(weighting, "LOCAL_NUMBERS", 1)
+            patch.setattr(boundary, "BLOCK_ROWS", 3)
+            patch.setattr(boundary, "LOCAL_NUMBERS", 1)
             np.testing.assert_allclose(detector.scores(queries), expected, rtol=1e-9)
 
 
@@ -200,8 +206,226 @@ def test_jitter_only_where_it_is_needed():
     assert np.isfinite(state.weights).all()
 
 
+@pytest.mark.parametrize("measure", ["unexplained", "weight", "absolute_weight"])
+@pytest.mark.parametrize("parameters", [{}, {"exact_rows": 5}, {"metric": "cityblock"}])
+def test_fitted_rows_are_judged_by_the_others(measure, parameters):
+    """Each training score is that of a query to a detector fitted on the other rows; a row that is there twice scores next to nothing."""
+    rows = np.random.default_rng(9).normal(size=(40, 3))
+    settings = {"measure": measure, "scale": "fixed", "scale_value": 1.3, "standardize": False, "neighbours": 8, **parameters}
+    detector = Weighting(**settings).fit(rows)
+    expected = [Weighting(**settings).fit(np.delete(rows, i, axis=0)).scores(rows[i : i + 1])[0] for i in range(40)]
+    np.testing.assert_allclose(detector.training_scores(detector.state_, rows), expected, rtol=1e-7)
+    np.testing.assert_allclose(detector.score_samples(rows), -np.array(expected), rtol=1e-7)
+    twice = Weighting(**settings).fit(np.vstack([rows, rows[:7]]))
+    left_out = twice.training_scores(twice.state_, rows)
+    assert (np.abs(left_out[:7]) < 1e-9).all()
+    np.testing.assert_allclose(left_out[7:], detector.training_scores(detector.state_, rows)[7:], rtol=1e-7)
+
+
+@pytest.mark.parametrize("parameters", [{}, {"exact_rows": 100}, {"exact_rows": 300, "approximation": "subset"}])
+def test_predict_calls_the_same_share_of_fresh_and_of_fitted_rows_outliers(parameters):
+    """A threshold on left-out scores flags a tenth of the rows that were fitted, and about as many of others like them."""
+    rows, fresh = np.random.default_rng(10).normal(size=(2, 1500, 4))
+    detector = Weighting(contamination=0.1, **parameters).fit(rows)
+    assert (detector.predict(rows) == -1).mean() == pytest.approx(0.1, abs=0.005)
+    assert (detector.predict(fresh) == -1).mean() == pytest.approx(0.1, abs=0.04)
+
+
+def test_weights_of_all_points_by_conjugate_gradients(clusters):
+    """Preconditioned conjugate gradients give the weights and scores that the factor gives, to the tolerance asked for."""
+    rows, queries = clusters[0][::3], clusters[1]
+    exact = Weighting(measure="weight").fit(rows)
+    found = Weighting(measure="weight", exact_rows=10, approximation="global_weights", neighbours=30).fit(rows)
+    np.testing.assert_allclose(found.state_.weights, exact.state_.weights, atol=1e-4 * np.abs(exact.state_.weights).max())
+    assert spearmanr(found.scores(queries), exact.scores(queries))[0] > 0.99
+    expected = exact.training_scores(exact.state_, rows)
+    np.testing.assert_allclose(found.training_scores(found.state_, rows), expected, atol=1e-4 * np.abs(expected).max())
+    cumulative = Weighting(measure="cumulative", exact_rows=10, approximation="global_weights").fit(rows).scores(queries)
+    assert spearmanr(cumulative, Weighting(measure="cumulative").fit(rows).scores(queries))[0] > 0.99
+
+
+def test_weights_that_cannot_be_had_are_refused(clusters, monkeypatch):
+    """More points than all pairs can be taken of, and iterations that do not converge, raise a ValueError that says so."""
+    detector = Weighting(exact_rows=10, approximation="global_weights", neighbours=1)
+    monkeypatch.setattr(sparse_precision, "ITERATIONS", 1)
+    with pytest.raises(ValueError, match="did not converge in 1 iterations"):
+        detector.fit(clusters[0][::8])
+    monkeypatch.setattr(sparse_precision, "LARGEST", 100)
+    with pytest.raises(ValueError, match="weights of 300 points .* refused beyond 100 points"):
+        detector.fit(clusters[0][::8])
+
+
+def test_negative_weights_are_kept():
+    """Where the exact weights are partly negative so are these: no iteration that keeps them positive stands behind them."""
+    rows = np.random.default_rng(0).normal(size=(300, 3))
+    parameters = {"scale": "fixed", "scale_value": 0.3, "standardize": False}
+    expected = naive.weighting(rows, 0.3)[1]
+    assert (expected < 0).mean() > 0.3
+    np.testing.assert_allclose(Weighting(**parameters).fit(rows).state_.weights, expected, atol=1e-9)
+    found = Weighting(**parameters, exact_rows=10, approximation="global_weights").fit(rows).state_.weights
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+def test_a_subset_is_scored_as_if_it_were_all(clusters):
+    """With a subset the scores are those of a detector fitted on it alone, and shares are never below those of all rows."""
+    rows, queries = clusters[0][::4], clusters[1]
+    detector = Weighting(exact_rows=200, approximation="subset", standardize=False, scale="fixed", scale_value=0.5).fit(rows)
+    alone = Weighting(standardize=False, scale="fixed", scale_value=0.5).fit(detector.state_.points)
+    np.testing.assert_allclose(detector.scores(queries), alone.scores(queries), rtol=1e-9)
+    whole = Weighting(standardize=False, scale="fixed", scale_value=0.5).fit(rows)
+    assert (detector.scores(queries) >= whole.scores(queries) - 1e-9).all()
+
+
+def test_many_points_searched_in_cells(clusters):
+    """Neighbours found in cells give the ranks that all neighbours give; fitted rows are still found."""
+    rows, queries = np.random.default_rng(1).normal(size=(6000, 4)), clusters[1][:300, :4]
+    exact = Weighting(exact_rows=10).fit(rows)
+    found = Weighting(exact_rows=10, indexed_rows=1000).fit(rows)
+    assert found.state_.cells is not None
+    assert len(found.state_.cells.centres) > 16  # the number of cells that a search looks at
+    assert spearmanr(found.scores(queries), exact.scores(queries))[0] > 0.99
+    assert (found.scores(rows[:200]) < 1e-9).all()
+    single = Weighting(exact_rows=10, indexed_rows=1000, precision="float32").fit(rows)
+    assert single.state_.points.dtype == np.float32
+    assert spearmanr(single.scores(queries), exact.scores(queries))[0] > 0.99
+    assert (single.scores(rows[:200]) < 1e-9).all()
+
+
+def test_a_matrix_of_distances_or_similarities_is_taken_as_it_is():
+    """Distances that were computed before give the scores that the rows themselves give; so do similarities."""
+    rows, queries = np.random.default_rng(2).normal(size=(2, 30, 3))
+    rows[5] = rows[3]
+    plain = Weighting(**PLAIN | {"scale_value": 0.8}).fit(rows)
+    given = Weighting(**PLAIN | {"scale_value": 0.8, "metric": "precomputed"}).fit(cdist(rows, rows))
+    alike = Weighting(metric="similarity").fit(np.exp(-0.8 * cdist(rows, rows)))
+    for asked in (queries, rows):
+        expected = plain.scores(asked)
+        np.testing.assert_allclose(given.scores(cdist(asked, rows)), expected, atol=1e-7)
+        np.testing.assert_allclose(alike.scores(np.exp(-0.8 * cdist(asked, rows))), expected, atol=1e-7)
+    expected = plain.training_scores(plain.state_, rows)
+    np.testing.assert_allclose(given.training_scores(given.state_, cdist(rows, rows)), expected, atol=1e-9)
+    assert given.__sklearn_tags__().input_tags.pairwise
+    assert not plain.__sklearn_tags__().input_tags.pairwise
+    with pytest.raises(ValueError, match="no features"):
+        given.attributions(cdist(rows, rows))
+
+
+@pytest.mark.parametrize("metric", ["cityblock", "chebyshev", "canberra", "braycurtis"])
+def test_another_metric_is_that_of_its_distances(metric):
+    """A named metric gives the scores of its distances given as a matrix."""
+    rows, queries = np.abs(np.random.default_rng(3).normal(size=(2, 40, 2))) + 1
+    parameters = {"standardize": False, "measure": "weight"}
+    named = Weighting(metric=metric, **parameters).fit(rows).scores(queries)
+    given = Weighting(metric="precomputed", **parameters).fit(cdist(rows, rows, metric)).scores(cdist(queries, rows, metric))
+    np.testing.assert_allclose(named, given, rtol=1e-9)
+
+
 @pytest.mark.parametrize(
-    "parameters", [{"measure": "size"}, {"scale": "mean"}, {"scale_value": 0.0}, {"exact_rows": 20_001}, {"neighbours": 0}]
+    ("matrix", "message"),
+    [
+        (np.ones((3, 2)), "of n rows and n columns"),
+        ([[0, 1], [2, 0]], "not symmetric"),
+        ([[0, -1], [-1, 0]], "cannot be negative"),
+        ([[1, 1], [1, 1]], "diagonal"),
+        # In the complete bipartite graph of 3 and 2 nodes steps are no metric of negative type.
+        ([[0, 2, 2, 1, 1], [2, 0, 2, 1, 1], [2, 2, 0, 1, 1], [1, 1, 1, 0, 2], [1, 1, 1, 2, 0]], "not positive definite"),
+    ],
+)
+def test_a_matrix_that_is_none_of_distances_is_refused(matrix, message):
+    """Each way to be wrong has a sentence of its own."""
+    with pytest.raises(ValueError, match=message):
+        Weighting(metric="precomputed", scale="fixed", scale_value=0.1).fit(matrix)
+
+
+def test_a_matrix_that_is_none_of_similarities_is_refused():
+    """Similarities outside 0 to 1 are refused, in the fit and in scoring."""
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        Weighting(metric="similarity").fit([[1, 2], [2, 1]])
+    detector = Weighting(metric="similarity").fit([[1, 0.5], [0.5, 1]])
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        detector.scores([[1.5, 0.5]])
+
+
+@pytest.mark.parametrize("parameters", [{}, {"exact_rows": 100}])
+def test_float32_where_it_holds(clusters, parameters):
+    """Points and factor in float32 halve the state; shares keep four digits, and fitted rows still score next to nothing."""
+    rows, queries = clusters[0][::4], clusters[1]
+    double = Weighting(**parameters).fit(rows)
+    single = Weighting(precision="float32", **parameters).fit(rows)
+    assert single.state_.points.nbytes * 2 == double.state_.points.nbytes
+    assert single.state_.factor.nbytes * 2 == double.state_.factor.nbytes
+    np.testing.assert_allclose(single.scores(queries), double.scores(queries), rtol=1e-3)
+    assert (single.scores(rows) < 1e-9).all()
+
+
+def test_float32_is_refused_where_it_fails():
+    """Rows so close together that rounding moves them, or so alike that the factor loses its digits, need float64."""
+    rows = np.random.default_rng(4).normal(size=(200, 2))
+    far = np.vstack([rows, [[1e9, 1e9]]]) + 1e9
+    for bad in ({"standardize": False}, {"standardize": False, "exact_rows": 10}):
+        with pytest.raises(ValueError, match="Use precision='float64'"):
+            Weighting(precision="float32", **bad).fit(far)
+    with pytest.raises(ValueError, match="Use precision='float64'"):
+        Weighting(precision="float32", **PLAIN | {"scale_value": 1e-6}).fit(rows)
+
+
+@pytest.mark.parametrize("parameters", [{}, {"exact_rows": 5}, {"exact_rows": 5, "indexed_rows": 6}])
+@pytest.mark.parametrize(
+    "rows",
+    [
+        np.random.default_rng(0).normal(size=(12, 10_000)),
+        np.array([[0.0, 1.0], [2.0, 3.0]]),
+        np.ones((30, 3)),
+        np.random.default_rng(1).normal(size=(30, 1)) @ np.ones((1, 4)),
+        np.vstack([np.random.default_rng(2).normal(size=(40, 3)), np.full((1, 3), 1e9)]),
+        np.random.default_rng(3).normal(size=(40, 3)) + 1e12,
+        np.random.default_rng(4).normal(size=(40, 3)).astype(np.float16),
+        np.random.default_rng(5).integers(0, 3, size=(60, 2)),
+    ],
+    ids=["wide", "two", "equal", "rank one", "far row", "offset", "float16", "integers"],
+)
+def test_hard_rows_have_sensible_scores(rows, parameters):
+    """Shares lie in (0, 1], fitted rows have next to none, and a strange row is stranger than what is left of any fitted one."""
+    detector = Weighting(**parameters).fit(rows)
+    shares = detector.scores(np.asarray(rows, float))
+    assert ((shares >= 0) & (shares < 1e-6)).all()
+    strange = detector.scores(rows[:1].astype(float) + 1e13)
+    assert strange == pytest.approx(1, abs=1e-4)
+    left_out = detector.training_scores(detector.state_, np.asarray(rows, float))
+    assert ((left_out >= 0) & (left_out <= 1 + 1e-5)).all()
+
+
+def test_one_far_row_does_not_hide_the_others():
+    """With one row a billion standard deviations out, t is set by the others and a stranger among these is still seen."""
+    rows = np.vstack([np.random.default_rng(6).normal(size=(200, 2)), [[1e9, 1e9]]])
+    near, strange = Weighting().fit(rows).scores([[0.1, 0.1], [8.0, -8.0]])
+    assert strange > 0.9
+    assert near < 0.5
+
+
+def test_the_planted_column_ranks_first():
+    """Of a normal row with one strange feature that feature has the largest share, and the others next to none."""
+    rows = np.random.default_rng(7).normal(size=(400, 5))
+    asked = np.random.default_rng(8).normal(size=(20, 5)) * 0.3
+    for column in range(5):
+        planted = asked.copy()
+        planted[:, column] += 8
+        for parameters in ({}, {"exact_rows": 100}, {"measure": "weight"}, {"metric": "cityblock"}):
+            detector = Weighting(**parameters).fit(rows)
+            assert (detector.attributions(planted).argmax(axis=1) == column).all()
+
+
+def test_what_does_not_scale_says_so():
+    """Other metrics and a target magnitude need all similarities: beyond ``exact_rows`` they are refused, and too many weights too."""
+    rows = np.random.default_rng(9).normal(size=(60, 2))
+    for parameters in ({"metric": "cityblock"}, {"scale": "magnitude"}):
+        with pytest.raises(ValueError, match="raise exact_rows"):
+            Weighting(exact_rows=50, **parameters).fit(rows)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [{"measure": "size"}, {"scale": "mean"}, {"scale_value": 0.0}, {"exact_rows": 20_001}, {"neighbours": 0}, {"metric": "steps"}],
 )
 def test_bad_parameters_are_refused(parameters):
     """Values outside the documented ranges raise ValueError that names the parameter."""
