@@ -91,11 +91,11 @@ export class Trial {
     return ask(`${path}attribute=${ATTRIBUTED}`, options).catch(() => ask(path, options));
   }
 
-  report({ version, alpha, warning, results }) {
+  report({ version, alpha, results }) {
     const outliers = results.filter((result) => result.is_outlier).length;
     const found = `${whole(outliers)} of ${whole(results.length)} ${outliers === 1 ? "is an outlier" : "are outliers"}`;
     const chance = `which allows for ${brief(alpha * results.length)} false alarms on average`;
-    this.say(`${found} by version ${version} at alpha ${alpha}, ${chance}. ${warning ? `Note: ${warning}.` : ""}`);
+    this.say(`${found} by version ${version} at alpha ${alpha}, ${chance}.`);
     this.release();
     const ordered = results.map((result, index) => ({ ...result, index })).sort((a, b) => b.score - a.score);
     const images = this.files.length === results.length && this.files.every((file) => kind(file) === "image");
