@@ -37,7 +37,7 @@ class KNN(Detector[KNNState]):
     normalize : bool, default=True
         Divide rows by their Euclidean length first, as the paper does for features of networks. A row of length zero stays
         what it is, at distance 1 from all others. Not for tables, where lengths mean something.
-    indexed_rows : int, default=20000
+    indexed_rows : int, default=10000
         Beyond this many normal rows neighbours are searched in cells, approximately (see ``Cells``).
     random_state : int, default=0
         Seed of the cells.
@@ -66,7 +66,7 @@ class KNN(Detector[KNNState]):
     }
 
     def __init__(
-        self, *, neighbours: int = 5, normalize: bool = True, indexed_rows: int = 20_000, random_state: int = 0, contamination: float = 0.1
+        self, *, neighbours: int = 5, normalize: bool = True, indexed_rows: int = 10_000, random_state: int = 0, contamination: float = 0.1
     ) -> None:
         self.neighbours = neighbours
         self.normalize = normalize

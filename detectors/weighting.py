@@ -74,7 +74,7 @@ class Weighting(Detector[WeightingState]):
         find, for up to 200 000 points; or the exact form on ``exact_rows`` points, each the farthest from those taken before. Local w is
         another, more local, quantity than w.
     neighbours : int, default=20
-    indexed_rows : int, default=20000
+    indexed_rows : int, default=10000
         Beyond this many points neighbours are searched in cells, approximately (see ``Cells``).
     precision : {"float64", "float32"}, default="float64"
         Of the points and the factor that the state holds. Fitting raises ValueError where rounding them to float32 moves shares by more
@@ -140,7 +140,7 @@ class Weighting(Detector[WeightingState]):
         exact_rows: int = 4000,
         approximation: str = "local",
         neighbours: int = 20,
-        indexed_rows: int = 20_000,
+        indexed_rows: int = 10_000,
         precision: str = "float64",
         random_state: int = 0,
         contamination: float = 0.1,

@@ -251,7 +251,7 @@ def test_weights_that_cannot_be_had_are_refused(clusters, monkeypatch):
     with pytest.raises(ValueError, match="did not converge in 1 iterations"):
         detector.fit(clusters[0][::8])
     monkeypatch.setattr(sparse_precision, "LARGEST", 100)
-    with pytest.raises(ValueError, match="weights of 300 points .* refused beyond 100 points"):
+    with pytest.raises(ValueError, match=r"weights of 300 points .* refused beyond 100 points"):
         detector.fit(clusters[0][::8])
 
 
