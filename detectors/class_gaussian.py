@@ -238,7 +238,14 @@ class ClassGaussian(AdditiveDetector[ClassGaussianState, ClassStatistics]):
 
     def _norm(self, moments: Moments, spread: Vector) -> VarianceNorm:
         covariance, _ = ESTIMATORS[self.covariance](moments)
-        return VarianceNorm.of(moments.mean, covariance, rank_tolerance=self.rank_tolerance, precision=self.precision, spread=spread)
+        return VarianceNorm.of(
+            moments.mean,
+            covariance,
+            rank_tolerance=self.rank_tolerance,
+            precision=self.precision,
+            spread=spread,
+            directions=moments.count - 1,
+        )
 
     def _prepared(self, rows: Rows) -> Rows:
         return unit_length(rows) if self.normalize else rows

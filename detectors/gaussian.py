@@ -229,7 +229,14 @@ class Gaussian(AdditiveDetector[GaussianState, GaussianStatistics]):
             basis = self._basis(moments)
             moments = _projected(moments, basis) if rows is None else Moments.of(rows, lambda block: self._prepared(block) @ basis)
         mean = moments.mean if basis is None else basis @ moments.mean
-        return VarianceNorm.of(mean, estimate(moments)[0], rank_tolerance=self.rank_tolerance, basis=basis, precision=self.precision)
+        return VarianceNorm.of(
+            mean,
+            estimate(moments)[0],
+            rank_tolerance=self.rank_tolerance,
+            basis=basis,
+            precision=self.precision,
+            directions=moments.count - 1,
+        )
 
     def _basis(self, moments: Moments) -> Matrix:
         """Principal components (d, r) that ``reduce`` keeps, largest variance first."""

@@ -12,6 +12,7 @@ from detectors.cholesky import solved
 
 BLOCK_NUMBERS = 2**16  # products of pairs of columns held at a time by one thread, few enough for its cache
 BRACKETED_ROWS = 3000  # from here on a median is bracketed by a sample first
+SORTED_ROWS = 256  # up to here all values are sorted, which a vector unit does as fast as it finds the middle one
 L1_TOLERANCE, L1_STEPS, L1_ASKED = 1e-10, 10_000, 50
 
 
@@ -123,6 +124,9 @@ def _row_medians(values: Matrix) -> Vector:
     n = values.shape[1]
     if n >= BRACKETED_ROWS:
         return np.array([_bracketed(*each) for each in zip(values, *_brackets(values), strict=True)])
+    if n <= SORTED_ROWS:
+        values.sort(axis=1)
+        return np.asarray((values[:, (n - 1) // 2] + values[:, n // 2]) / 2)
     values.partition(n // 2, axis=1)
     upper = values[:, n // 2]
     lower = upper if n % 2 else values[:, : n // 2].max(axis=1)

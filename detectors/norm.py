@@ -9,13 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cholesky
 from scipy.linalg.blas import dtrmv, strmv
-from scipy.linalg.lapack import dtrtri
+from scipy.linalg.lapack import dpstrf, dtrtri
 
 from detectors.arrays import Attributions, Matrix, Rows, Scores, Vector
 
 BLOCK_ROWS = 512  # rows whitened at a time, so that they and what comes of them stay in cache
 FEW_ROWS = 16  # below, the call of a product costs more than the zeros it multiplies
 SINGLE_TOLERANCE = 1e-5  # relative error of a score beyond which single precision is refused
+SINGLE_RANGE = 1e30  # of standard deviations and their inverses, so that the rows around them fit single precision too
+FEW_DIRECTIONS = 1 / 8  # of the columns, up to which a multiple of the identity plus so many directions is factored as such
+STEADY_SHARE = 1e-3  # of the variance of each column that the multiple must be for that, lest differences cancel
+VANISHING = 1e-300  # variance up to which a column counts as one that never varied: float64 has no digits left for it
 
 TRIANGULAR = {np.dtype(np.float64): dtrmv, np.dtype(np.float32): strmv}  # products of a triangle and one vector
 
@@ -67,16 +71,30 @@ class VarianceNorm:
         basis: Matrix | None = None,
         precision: str = "float64",
         spread: Vector | None = None,
+        directions: int | None = None,
     ) -> VarianceNorm:
         """Norm of ``covariance`` (r, r) around ``mean`` (d,); ``basis`` (d, r) where rows are projected first.
 
         ``spread`` (d,) is the variance of the learned rows' columns around ``mean`` where it is not that of ``covariance``.
+        ``directions`` is the number of those by which ``covariance`` differs from a multiple of the identity, at most, where it is known:
+        if they are few, the factor takes :math:`O(d^2)` operations each.
         Raises ValueError where ``precision`` is "float32" and scores of rows like those learned would err by more than 1e-5.
         """
         variances = np.diag(covariance)
         # A column that never varied has no unit of its own: it takes that of the average column.
-        scale = np.sqrt(np.where(variances > 0, variances, variances.mean() or 1.0))
-        whiten, rank = _whitening(covariance / np.outer(scale, scale), rank_tolerance)
+        varied = variances > VANISHING
+        scale = np.sqrt(np.where(varied, variances, variances.mean() if varied.any() else 1.0))
+        correlation = covariance / scale
+        correlation /= scale[:, None]
+        correlation[~varied], correlation[:, ~varied] = 0, 0
+        whiten, rank = None, len(scale)
+        if directions is not None and directions <= FEW_DIRECTIONS * len(scale):
+            # Of one column more than directions some combination sees none of them: its variance, the smallest, is the multiple.
+            noise = np.linalg.eigvalsh(covariance[: directions + 1, : directions + 1])[0] / np.square(scale)
+            if noise.min() > max(STEADY_SHARE, rank_tolerance * len(scale)):  # no eigenvalue exceeds the number of columns
+                whiten = _whitening_of_few(correlation, noise, directions)
+        if whiten is None:
+            whiten, rank = _whitening(correlation, rank_tolerance)
         whiten /= scale[:, None]
         if basis is not None:
             whiten = _triangular(basis @ whiten)
@@ -155,16 +173,51 @@ def _whitening(correlation: Matrix, rank_tolerance: float) -> tuple[Matrix, int]
     return _triangular(vectors / np.sqrt(np.maximum(values, floor))), int((values > floor).sum())
 
 
+def _whitening_of_few(correlation: Matrix, noise: Vector, directions: int) -> Matrix:
+    """As ``_whitening``, of ``correlation`` = diag(``noise``) + B Bᵀ with up to ``directions`` columns in B; that is overwritten.
+
+    Column k of the factor is what the k-th feature deviates from its prediction by the later ones, over its standard deviation. The
+    prediction goes through the common factors, whose covariance given the later features, C, is updated as in the Kalman filter:
+    with h = C b_k and v = noise_k + b_kᵀ h, C becomes C - h hᵀ / v.
+    """
+    width = len(noise)
+    correlation[np.diag_indices(width)] -= noise
+    rounding = 4 * np.finfo(np.float64).eps * (directions + 16)  # of what is left of a variance of 1 without them
+    factor, pivots, found, _ = dpstrf(correlation.T, tol=rounding, lower=1, overwrite_a=1)
+    rank = min(int(found), directions)
+    loadings = np.empty((width, rank))
+    loadings[pivots - 1] = np.tril(factor[:, :rank])
+    covariance, gains, deviations = np.eye(rank), np.empty((width, rank)), np.empty(width)
+    for k in range(width - 1, -1, -1):
+        gain = covariance @ loadings[k]
+        variance = noise[k] + loadings[k] @ gain
+        covariance -= np.outer(gain, gain / variance)
+        deviations[k] = np.sqrt(variance)
+        gains[k] = gain / deviations[k]
+    weights, whiten = loadings / -noise[:, None], np.zeros((width, width))
+    for start in range(0, width, BLOCK_ROWS):
+        block = slice(start, start + BLOCK_ROWS)
+        whiten[start:, block] = weights[start:] @ gains[block].T
+        whiten[block, block] = np.tril(whiten[block, block], -1) + np.diag(1 / deviations[block])
+    return whiten
+
+
 def _triangular(whiten: Matrix) -> Matrix:
     """A matrix that is zero above its diagonal and has the same product with its own transpose, all that enters the norm."""
     return np.ascontiguousarray(np.asarray(np.linalg.qr(whiten.T, mode="r")).T)
 
 
 def _check_single(whiten: Matrix, variances: Vector) -> None:
-    """Refuse float32 where cancellation in the products of rows like those learned would eat up its digits.
+    """Refuse float32 where columns leave its range, or cancellation in the products of rows like those learned would eat up its digits.
 
     Each whitened column has variance 1 but adds up terms of variances var_i w_ij²; their rounding errors do not cancel.
     """
+    deviations = np.sqrt(variances[variances > 0])
+    if max(deviations.max(initial=0), np.abs(whiten).max(initial=0)) > SINGLE_RANGE:
+        raise ValueError(
+            f"precision='float32' cannot hold standard deviations from {deviations.min():.2g} to {deviations.max():.2g}: "
+            f"use precision='float64', or scale the features to between {1 / SINGLE_RANGE:.0e} and {SINGLE_RANGE:.0e}"
+        )
     error = float(np.finfo(np.float32).eps * np.sqrt((np.square(whiten) * variances[:, None]).sum(axis=0).mean()))
     if error > SINGLE_TOLERANCE:
         raise ValueError(

@@ -17,7 +17,7 @@ from detectors.cholesky import repaired
 from detectors.covariance import ledoit_wolf
 from detectors.medians import absolute_deviation, comedian, coordinate_median, l1_median, l1_medoid, sandwich_variance
 from detectors.moments import Moments
-from detectors.norm import VarianceNorm
+from detectors.norm import VANISHING, VarianceNorm
 
 CONSISTENCY = float(1 / chi2.ppf(0.5, 1))  # MAD^2 times this is the variance of a normal variable
 KEPT_QUANTILE = 0.975  # rows within it are kept for the reweighting step
@@ -180,7 +180,7 @@ class RobustShrinkage(Detector[RobustShrinkageState]):
         return cls(**cls.PRESETS[name])
 
     def learn(self, rows: Rows) -> RobustShrinkageState:
-        varying = np.ptp(rows, axis=0) > 0
+        varying = (np.ptp(rows, axis=0) > 0) & (np.square(rows.std(axis=0)) > VANISHING)
         used = rows[:, varying]
         centre, scale = coordinate_median(used), np.ones(used.shape[1])
         spread = _robust_scale(used, centre)
@@ -192,7 +192,7 @@ class RobustShrinkage(Detector[RobustShrinkageState]):
         norm, intensities, kept = self._estimate(used)
         mean, whiten = rows[0].copy(), np.zeros((rows.shape[1],) * 2)
         mean[varying] = centre + scale * norm.mean
-        whiten[np.ix_(varying, varying)] = norm.whiten / scale[:, None]
+        whiten[np.ix_(varying, varying)] = np.divide(norm.whiten, scale[:, None], out=norm.whiten)
         unit = float(np.square(spread).mean()) if varying.any() else 1.0
         whiten[~varying, ~varying] = 1 / np.sqrt(NEVER_VARIED * unit)
         return RobustShrinkageState(VarianceNorm(mean, whiten, norm.rank), *intensities, kept)
@@ -215,11 +215,12 @@ class RobustShrinkage(Detector[RobustShrinkageState]):
             return VarianceNorm(np.empty(0), np.empty((0, 0)), 0), (0.0, 0.0), n
         location, location_intensity = self._locate(rows)
         scatter, scatter_intensity = self._scatter(rows, location)
-        norm, kept = VarianceNorm.of(location, scatter), n
+        norm, kept = VarianceNorm.of(location, scatter, directions=0 if scatter_intensity == 1 else None), n
+        del scatter  # as large as each of those that follow
         if self.reweight:
             near = _within(norm.squared(rows), width)
             moments = Moments.of(rows[near])
-            last = VarianceNorm.of(moments.mean, ledoit_wolf(moments)[0])
+            last = VarianceNorm.of(moments.mean, ledoit_wolf(moments)[0], directions=moments.count - 1)
             if last.rank == width:  # else the rows kept are too few, or too much alike, to tell more than the first distance
                 norm, kept = last, int(near.sum())
         if self.calibrate:
@@ -248,10 +249,13 @@ class RobustShrinkage(Detector[RobustShrinkageState]):
         mean_variance = np.trace(scatter) / len(scatter)
         if mean_variance <= 0:
             raise ValueError("more than half of the values tie in every column, so that all medians of products are zero: use gaussian")
-        identity = mean_variance * np.eye(len(scatter))
         phi = self._phi(centred, scatter, generator)
-        intensity = _ratio(phi / len(rows), float(np.square(scatter - identity).sum()))
-        return repaired((1 - intensity) * scatter + intensity * identity, self.floor), intensity
+        diagonal = np.diag_indices_from(scatter)
+        scatter[diagonal] -= mean_variance
+        intensity = _ratio(phi / len(rows), float(np.vdot(scatter, scatter)))
+        scatter *= 1 - intensity
+        scatter[diagonal] += mean_variance
+        return repaired(scatter, self.floor), intensity
 
     def _scaled(self, scatter: Matrix) -> Matrix:
         if self.scaling == "adjusted":
@@ -272,8 +276,8 @@ class RobustShrinkage(Detector[RobustShrinkageState]):
         if self.intensity == "clipped":
             limit = CLIP * np.sqrt(np.diag(scatter))
             centred = np.clip(centred, -limit, limit)
-        squares = np.square(centred)
-        return float((squares.T @ squares / len(squares) - np.square(scatter)).sum())
+        squared = np.einsum("ij,ij->i", centred, centred)  # the products of squares over all j and k add up to the square of the sum
+        return float(squared @ squared) / len(squared) - float(np.vdot(scatter, scatter))
 
 
 def _robust_scale(rows: Rows, centre: Vector) -> Vector:

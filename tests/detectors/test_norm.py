@@ -237,3 +237,51 @@ def test_the_strange_component_ranks_first():
     for number in range(4):
         shares = norm.component_contributions(norm.mean[None] + 7 * np.sqrt(variances[number]) * directions[:, number])
         np.testing.assert_allclose(shares, [49 * np.eye(4)[number]], atol=1e-7)
+
+
+@pytest.mark.parametrize("covariance", ["ledoit_wolf", "oas", "spiked"])
+@pytest.mark.parametrize(("count", "width"), [(2, 40), (5, 40), (20, 700)])
+def test_few_directions_give_the_same_norm(covariance, count, width, monkeypatch):
+    """A covariance known to be a multiple of the identity but for a few directions has the factor that it has anyway, at less cost."""
+    rng = np.random.default_rng(count)
+    rows = rng.normal(size=(count, width)) * rng.uniform(1, 10, width) + 3 * rng.normal(size=(count, 1)) + 100
+    rows[:, 3] = 7
+    moments = Moments.of(rows)
+    estimate = ESTIMATORS[covariance](moments)[0]
+    if count == 2 and covariance == "ledoit_wolf":  # two rows have equal lengths about their mean: nothing is shrunk
+        estimate = estimate + np.eye(width)
+    plain = VarianceNorm.of(moments.mean, estimate)
+    monkeypatch.setattr("detectors.norm._whitening", lambda *arguments: pytest.fail("factored as a whole"))
+    few = VarianceNorm.of(moments.mean, estimate, directions=count - 1)
+    np.testing.assert_allclose(few.whiten, plain.whiten, atol=1e-12 * np.abs(plain.whiten).max())
+    queries = np.vstack([rows, rows[:1] + 10 * rng.normal(size=(20, width))])
+    np.testing.assert_allclose(few.squared(queries), plain.squared(queries), rtol=1e-12)
+    assert few.rank == width
+    for options in ({"directions": None}, {"directions": width // 2}, {"directions": count - 1, "rank_tolerance": 0.5}):
+        with pytest.raises(pytest.fail.Exception):
+            VarianceNorm.of(moments.mean, estimate, **options)
+
+
+def test_few_directions_on_no_noise_are_no_short_cut():
+    """Where the rest has no variance, or next to none, the rank rule decides as it does for any covariance."""
+    rows = np.random.default_rng(0).normal(size=(5, 60))
+    for noise in (0, 1e-12):
+        covariance = ESTIMATORS["empirical"](Moments.of(rows))[0] + noise * np.eye(60)
+        few, plain = (VarianceNorm.of(np.zeros(60), covariance, directions=directions) for directions in (4, None))
+        np.testing.assert_array_equal(few.whiten, plain.whiten)
+        assert few.rank == 4
+
+
+def test_a_column_that_all_but_never_varied_counts_as_one_that_did_not():
+    """A variance that float64 cannot hold is none: the column takes the unit of the others, alone too."""
+    steady, faint = (norm_of(FULL * [1, 1, 1, size]) for size in (0, 1e-160))
+    np.testing.assert_allclose(faint.whiten, steady.whiten, rtol=1e-12)
+    assert faint.rank == steady.rank == 3
+    np.testing.assert_array_equal(norm_of(FULL[:, :1] * 1e-160).whiten, norm_of(FULL[:, :1] * 0).whiten)
+
+
+@pytest.mark.parametrize("size", [1e-33, 1e33])
+def test_single_precision_refuses_what_leaves_its_range(size):
+    """Columns whose standard deviation, or its inverse, float32 cannot hold beside rows many times as far are refused by name."""
+    with pytest.raises(ValueError, match="precision='float32' cannot hold standard deviations from"):
+        norm_of(FULL * [1, 1, 1, size], precision="float32")
