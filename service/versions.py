@@ -128,13 +128,13 @@ class Versions:
 
     def promote(self, name: str, alias: str, number: int, *, expected: int | None = None) -> int | None:
         """As ``promote``; the version that was loaded for the check serves at once."""
-        previous = promote(self._store, name, alias, number, self._load, expected=expected)
+        previous = promote(self._store, name, alias, number, self._load_anew, expected=expected)
         self.refresh(name)
         return previous
 
     def rollback(self, name: str, alias: str) -> tuple[int, int]:
         """As ``rollback``; the version that was loaded for the check serves at once."""
-        moved = rollback(self._store, name, alias, self._load)
+        moved = rollback(self._store, name, alias, self._load_anew)
         self.refresh(name)
         return moved
 
@@ -198,19 +198,29 @@ class Versions:
                 refusal = self._refused.get(key)
             if refusal and time.monotonic() - refusal.since < REFUSED_SECONDS:
                 raise errors.VersionRefused(name, number, refusal.reason)
-            try:
-                loaded = load(self._store, self._settings, name, number)
-            except errors.VersionRefused as refused:
-                with self._lock:
-                    self._refused[key] = Refusal(refused.reason, time.monotonic())
-                self._metrics.version_refused(name, number)
-                raise
+            return self._loaded_now(name, number)
+
+    def _load_anew(self, name: str, number: int) -> Loaded:
+        """The version from the store, even where it is in memory: what is promoted must be whole for the other replicas too."""
+        with self._loading:
+            return self._loaded_now(name, number)
+
+    def _loaded_now(self, name: str, number: int) -> Loaded:
+        key = (name, number)
+        try:
+            loaded = load(self._store, self._settings, name, number)
+        except errors.VersionRefused as refused:
             with self._lock:
-                self._refused.pop(key, None)
-                self._loaded[key] = loaded
+                self._refused[key] = Refusal(refused.reason, time.monotonic())
+            self._metrics.version_refused(name, number)
+            raise
+        with self._lock:
+            self._refused.pop(key, None)
+            if key not in self._loaded:
                 self._metrics.version_loaded(name, number, loaded.manifest, loaded.fitted)
-                self._evict()
-            return loaded
+            self._loaded[key] = loaded
+            self._evict()
+        return loaded
 
     def _evict(self) -> None:
         """Drop the versions used least recently, down to the limit."""

@@ -10,6 +10,7 @@ import httpx2
 import pytest
 
 from service import engine
+from tests.servers import eventually
 from tests.service.samples import fitted, publish_fitted
 from tests.service.served import Served, fitted_images, rows, served
 
@@ -105,7 +106,7 @@ def test_a_version_of_images_tells_its_extractor(running: Served) -> None:
 
 def test_a_promote_is_served_at_once(api: Api) -> None:
     """The answer to the promote says where the alias was; the next request, here, is scored by the new version."""
-    assert api.scored_by() == 3
+    eventually(lambda: api.scored_by() == 3, "the latest version serves")
     moved = api.put("champion", 1)
     assert moved.json() == {"detector": api.name, "alias": "champion", "version": 1, "previous": None}
     assert (api.scored_by(), api.scored_by("@champion"), api.scored_by("@latest")) == (1, 1, 3)
