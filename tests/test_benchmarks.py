@@ -96,11 +96,9 @@ def test_sets_are_found_by_folder_under_names_of_their_own(tmp_path):
     assert_array_equal(anomalous, ANOMALOUS)
 
 
-@pytest.mark.parametrize("library", ["farfield", "scikit-learn", "pyod"])
+@pytest.mark.parametrize("library", ["farfield", "scikit-learn"])
 def test_all_scores_grow_with_anomaly(library):
     """With the sign and on the rows that each library has, for fitted rows and for others."""
-    if library == "pyod":
-        pytest.importorskip("pyod")
     near = np.random.default_rng(1).normal(size=(60, 2)) + 10
     far = near[:4] + 40 * np.array([[1, 0], [0, 1], [-1, 0], [0, -1]])
     truth = np.repeat([False, True], [60, 4])

@@ -1,4 +1,4 @@
-"""An S3-compatible store, through s3fs against moto's server: needs ``pip install 'moto[server]'`` and is left out without."""
+"""An S3-compatible store, through s3fs against moto's server."""
 
 from __future__ import annotations
 
@@ -7,18 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from moto.server import ThreadedMotoServer
 
 from service.errors import InvalidInput
 from service.sources import open_source
 from tests.service.source_data import ROWS, WRITERS, images
 
-server = pytest.importorskip("moto.server")
-
-
 @pytest.fixture
 def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A bucket with a file of each form and a folder of images."""
-    running = server.ThreadedMotoServer("127.0.0.1", 0)
+    running = ThreadedMotoServer("127.0.0.1", 0)
     running.start()
     host, port = running.get_host_and_port()
     for name, value in {
