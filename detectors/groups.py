@@ -58,12 +58,12 @@ class GroupedCalibration:
         least = int(np.argmin(counts))
         if needed > counts[least]:
             smallest = self.calibrations[least].smallest_p_value
-            raise AlphaTooSmall(alpha, needed=needed, rows=counts[least], smallest=smallest, of=f" in group {self.groups[least]}")
+            raise AlphaTooSmall(alpha, needed=needed, rows=counts[least], smallest=smallest, of=f" in class {self.groups[least].item()!r}")
 
     def _indices(self, groups: ArrayLike, count: int) -> NDArray[np.intp]:
         labels = checked(groups, count, "a calibration by groups")
         unknown = ~np.isin(labels, self.groups)
         if unknown.any():
             row = int(np.argmax(unknown))
-            raise ValueError(f"row {row} is of group {labels[row]!s}, which has no calibration rows; there are {self.groups.tolist()}")
+            raise ValueError(f"row {row} is of class {labels[row].item()!r}, which has no calibration rows; there are {self.groups.tolist()}")
         return np.searchsorted(self.groups, labels)

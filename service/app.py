@@ -19,8 +19,10 @@ from fastapi.staticfiles import StaticFiles
 from prometheus_client.exposition import choose_encoder
 from threadpoolctl import threadpool_limits
 
-from service import __version__, errors, inference, problems
+from service import __version__, errors, inference, job_routes, problems
 from service.gate import BodyLimit, Gate, OwnPagesOnly, Watch
+from service.job_watch import JobWatch
+from service.jobs import Jobs
 from service.metrics import Metrics
 from service.routes import SCHEMAS, Service, router
 from service.schemas import Readiness, Refused
@@ -45,18 +47,22 @@ def create_app(settings: Settings, store: Store) -> FastAPI:
     """The service on ``store``. It starts to load versions when it starts up, and answers meanwhile."""
     metrics = Metrics()
     threads = settings.threads or os.cpu_count() or 1
+    jobs = Jobs(store.connection)
     service = Service(
         settings=settings,
         store=store,
         versions=Versions(store, settings, metrics),
         metrics=metrics,
         gate=Gate(threads, settings.queue, metrics.waiting),
+        jobs=jobs,
+        watch=JobWatch(jobs),
         lookups=Gate(LOOKUP_THREADS, LOOKUP_QUEUE),
     )
     app = FastAPI(title="farfield", version=__version__, description=DESCRIPTION, lifespan=_lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
     app.state.unloaded = set()
     app.include_router(router)
+    app.include_router(job_routes.router)
     app.include_router(inference.router)
     _add_health(app, service)
     _add_pages(app)
@@ -92,6 +98,7 @@ async def _keep_fresh(service: Service) -> None:
             if not versions.ready:
                 await to_thread.run_sync(versions.start)
             await to_thread.run_sync(versions.refresh)
+            service.metrics.set_jobs(await to_thread.run_sync(service.jobs.tallies))
             await asyncio.sleep(service.settings.refresh_seconds)
         except errors.ServiceError as error:
             if not away or versions.store_state == NOT_ASKED:
@@ -151,7 +158,7 @@ def _complete_openapi(app: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = generate()
-            for schema in (*SCHEMAS, *inference.SCHEMAS):
+            for schema in (*SCHEMAS, *job_routes.SCHEMAS, *inference.SCHEMAS):
                 definition = schema.model_json_schema(ref_template="#/components/schemas/{model}")
                 nested = definition.pop("$defs", {})
                 for name, added in {schema.__name__: definition, **nested}.items():

@@ -64,7 +64,7 @@ def pack(fitted: Fitted, name: str, source: Source) -> tuple[Manifest, dict[str,
         extractor=extractor,
         n_fit=fitted.n_fit,
         calibration=CalibrationRecord(
-            method=fitted.judge.METHOD,  # type: ignore[arg-type]  # the keys of JUDGES
+            method=fitted.judge.METHOD,
             n=fitted.n_calibration,
             folds=fitted.recipe.folds,
             trim=fitted.recipe.trim,

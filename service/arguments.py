@@ -6,7 +6,7 @@ import json
 import os
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from pydantic import ValidationError
@@ -14,14 +14,19 @@ from pydantic import ValidationError
 from models import BUNDLED, RANGES, Extractor, Tap, bundled, image_preprocessing
 from models.preprocessing import Preprocessing
 from service import errors, sources
-from service.judges import JUDGES
+from service.engine import Recipe
+from service.judges import CombinedJudge, CrossJudge, Method
 from service.problems import explained
 from service.schemas import Options
 from service.settings import Settings
 
+DEFAULT = Recipe()
+
 StoreOption = Annotated[str | None, typer.Option("--store", help="Where versions are kept; FARFIELD_STORE by default.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
-DataOption = Annotated[Path, typer.Option("--data", help="Rows (.npy .npz .csv .parquet .arrow), or a folder of images.")]
+DataOption = Annotated[
+    Path, typer.Option("--data", help="A file of rows (.npy .npz .csv .parquet .arrow), a glob, or a folder of them or of images.")
+]
 ExtractorOption = Annotated[str | None, typer.Option("--extractor", help=f"An ONNX file, or one of {', '.join(BUNDLED)}.")]
 TapOption = Annotated[
     list[str] | None, typer.Option("--tap", help="Tensor to read features from, TENSOR or TENSOR=mean|max|none; repeat for levels.")
@@ -32,13 +37,20 @@ PreprocessingOption = Annotated[
 ]
 ParamOption = Annotated[list[str] | None, typer.Option("--param", help="Parameter of the detector, NAME=VALUE; repeatable.")]
 SumOption = Annotated[bool, typer.Option("--sum-levels", help="Model each tap by itself and add the scores up, instead of all together.")]
-MethodOption = Annotated[str, typer.Option("--calibration", help=f"Method of calibration: {', '.join(JUDGES)}.")]
-FoldsOption = Annotated[int, typer.Option("--folds", help="Folds of cross-conformal calibration, which holds no rows out.")]
+MethodOption = Annotated[Method | None, typer.Option("--calibration", help="Method of calibration.")]
+FoldsOption = Annotated[
+    int | None, typer.Option("--folds", help=f"Folds of cross-conformal calibration, which holds no rows out; {DEFAULT.folds} by default.")
+]
 TrimOption = Annotated[
     float, typer.Option("--trim", help="Share of the highest calibration scores to leave out, if some rows may be anomalies.")
 ]
+AttributeByOption = Annotated[
+    Literal["feature", "level", "component"] | None, typer.Option("--attribute-by", help="What --attribute counts.")
+]
 AlphaOption = Annotated[float, typer.Option("--alpha", help="Accepted false-alarm rate.")]
-CalibrateOption = Annotated[float, typer.Option("--calibrate", help="Share of the rows held out for calibration.")]
+CalibrateOption = Annotated[
+    float | None, typer.Option("--calibrate", help=f"Share of the rows held out for calibration; {DEFAULT.calibrate} by default.")
+]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of the split into fit and calibration rows.")]
 
 
@@ -50,6 +62,37 @@ def settings_of(**given: Any) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         raise errors.InvalidInput(f"setting {'.'.join(map(str, first['loc']))}: {first['msg']}, not {first['input']!r}") from None
+
+
+def recipe_of(
+    type_: str,
+    *,
+    param: list[str] | None,
+    sum_levels: bool,
+    calibrate: float | None,
+    alpha: float,
+    seed: int,
+    method: Method | None,
+    folds: int | None,
+    trim: float,
+) -> Recipe:
+    """The recipe of a fit; several types are combined unless another method is asked for. Refuses options that would do nothing."""
+    method = method or (CombinedJudge.METHOD if "+" in type_ else DEFAULT.method)
+    if folds is not None and method != CrossJudge.METHOD:
+        raise errors.InvalidInput(f"--folds is for --calibration {CrossJudge.METHOD}, not for {method}")
+    if calibrate is not None and method == CrossJudge.METHOD:
+        raise errors.InvalidInput(f"--calibrate holds rows out, and {CrossJudge.METHOD} calibration holds none out")
+    return Recipe(
+        type_,
+        parameters_of(param),
+        sum_levels,
+        DEFAULT.calibrate if calibrate is None else calibrate,
+        alpha,
+        seed,
+        method,
+        DEFAULT.folds if folds is None else folds,
+        trim,
+    )
 
 
 def options_of(**given: Any) -> Options:

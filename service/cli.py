@@ -17,9 +17,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from detectors import REGISTRY
-from service import __version__, demo, doctor, engine, errors, serving, sources
+from service import __version__, demo, doctor, engine, errors, job_commands, serving, sources
 from service.arguments import (
     AlphaOption,
+    AttributeByOption,
     CalibrateOption,
     DataOption,
     ExtractorOption,
@@ -36,13 +37,12 @@ from service.arguments import (
     TrimOption,
     extractor_of,
     options_of,
-    parameters_of,
+    recipe_of,
     settings_of,
 )
 from service.evaluation import evaluate as evaluate_recipe
 from service.features import fingerprint
-from service.judges import SplitJudge
-from service.manifest import Source
+from service.manifest import CalibrationRecord, Source
 from service.names import checked_alias, checked_name, parsed_reference
 from service.scoring import answer, asked
 from service.store import Store
@@ -70,9 +70,9 @@ def fit(
     preprocessing: PreprocessingOption = None,
     param: ParamOption = None,
     sum_levels: SumOption = False,
-    calibrate: CalibrateOption = 0.2,
-    method: MethodOption = SplitJudge.METHOD,
-    folds: FoldsOption = 5,
+    calibrate: CalibrateOption = None,
+    method: MethodOption = None,
+    folds: FoldsOption = None,
     trim: TrimOption = 0.0,
     classes: Annotated[
         str | None, typer.Option("--classes", help="An .npy file, or the column or array of --data: the class of each row.")
@@ -85,7 +85,9 @@ def fit(
     """Fit a detector on normal data, calibrate it on held-out rows, and publish it as the next version."""
     with refusals():
         settings = settings_of(store=store)
-        recipe = engine.Recipe(type, parameters_of(param), sum_levels, calibrate, alpha, seed, method, folds, trim)
+        recipe = recipe_of(
+            type, param=param, sum_levels=sum_levels, calibrate=calibrate, alpha=alpha, seed=seed, method=method, folds=folds, trim=trim
+        )
         checked_name(name)
         if alias:
             checked_alias(alias)
@@ -120,7 +122,7 @@ def score(
     fdr: Annotated[bool, typer.Option("--fdr", help="Judge the batch together (Benjamini-Hochberg).")] = False,
     tail: Annotated[bool, typer.Option("--tail", help="Continue p-values by a Pareto model, which guarantees nothing.")] = False,
     attribute: Annotated[int, typer.Option("--attribute", min=0, help="Name this many features with the largest shares.")] = 0,
-    attribute_by: Annotated[str, typer.Option("--attribute-by", help="feature, level or component.")] = "feature",
+    attribute_by: AttributeByOption = None,
     chi_square: Annotated[bool, typer.Option("--chi-square", help="Add the p-value by the detector's own model; not calibrated.")] = False,
     as_json: JsonOption = False,
     store: StoreOption = None,
@@ -128,8 +130,11 @@ def score(
     """Score rows or images by a stored version, here in this process."""
     with refusals():
         settings = settings_of(store=store)
+        if attribute_by and not attribute:
+            raise errors.InvalidInput("--attribute-by says what --attribute K counts: give both")
+        by = attribute_by or "feature"
         options = options_of(
-            alpha=alpha, fdr=fdr, tail="pareto" if tail else None, attribute=attribute, attribute_by=attribute_by, chi_square=chi_square
+            alpha=alpha, fdr=fdr, tail="pareto" if tail else None, attribute=attribute, attribute_by=by, chi_square=chi_square
         )
         if output and output.suffix not in (".csv", ".parquet", ".npz"):
             raise errors.InvalidInput(f"--output must end in .csv, .parquet or .npz, not {output.suffix!r}")
@@ -137,11 +142,12 @@ def score(
         with Store.open(settings.store) as opened:
             number = routes(opened, [name])[name].number(name, wanted)
             loaded = load(opened, settings, name, number)
-        found = sources.aligned(sources.read(data), loaded.fitted.feature_names)
+        names = loaded.fitted.feature_names
+        found = sources.aligned(sources.read(data, columns=names), names)
         verdicts = engine.score(loaded.fitted, found.batch, **asked(options), max_pixels=settings.max_pixels)
         content = answer(loaded, verdicts, options)
         if output:
-            _write_scores(output, verdicts, found.keys)
+            _write_scores(output, content["results"], found.keys)
         if as_json:
             sys.stdout.write(orjson.dumps(content, option=orjson.OPT_INDENT_2).decode() + "\n")
         else:
@@ -159,7 +165,10 @@ def evaluate(
     preprocessing: PreprocessingOption = None,
     param: ParamOption = None,
     sum_levels: SumOption = False,
-    calibrate: CalibrateOption = 0.2,
+    calibrate: CalibrateOption = None,
+    method: MethodOption = None,
+    folds: FoldsOption = None,
+    trim: TrimOption = 0.0,
     alpha: AlphaOption = 0.01,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
@@ -171,7 +180,12 @@ def evaluate(
         if found.labels is None:
             raise errors.InvalidInput(f"{data} holds no labels: name them with --labels")
         network = extractor_of(settings, found, extractor, tap, pixels, preprocessing)
-        recipes = [engine.Recipe(kind, parameters_of(param), sum_levels, calibrate, alpha, seed) for kind in type or ["gaussian"]]
+        recipes = [
+            recipe_of(
+                kind, param=param, sum_levels=sum_levels, calibrate=calibrate, alpha=alpha, seed=seed, method=method, folds=folds, trim=trim
+            )
+            for kind in type or ["gaussian"]
+        ]
         figures = [evaluate_recipe(recipe, found.batch, found.labels, network) for recipe in recipes]
         if as_json:
             print_json([figure.to_json() for figure in figures])
@@ -226,11 +240,12 @@ def versions(name: str, as_json: JsonOption = False, store: StoreOption = None) 
                 ]
             )
             return
-        table = Table("version", "aliases", "type", "rows", "held out", "features", "alpha", "MiB", "created")
+        table = Table("version", "aliases", "type", "rows", "calibration", "calibrated on", "features", "alpha", "MiB", "created")
         for number, manifest in found.items():
             size = sum(blob.size for blob in manifest.blobs.values())
             table.add_row(
                 str(number), ", ".join(a for a, at in aliases.items() if at == number), manifest.type, str(manifest.n_fit),
+                _calibration(manifest.calibration),
                 str(manifest.calibration.n), str(manifest.width), f"{manifest.alpha:g}", f"{size / 2**20:.1f}", manifest.created[:16],
             )  # fmt: skip
         out.print(table)
@@ -272,11 +287,12 @@ def rollback(
 def serve(
     host: Annotated[str | None, typer.Option("--host", help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option("--port", help="Port to listen on; 0 takes any free one.")] = None,
+    worker: Annotated[bool | None, typer.Option("--worker/--no-worker", help="Whether to run a worker, which does the jobs.")] = None,
     store: StoreOption = None,
 ) -> None:
-    """Serve the HTTP interface, the metrics and the console."""
+    """Serve the HTTP interface, the metrics and the console, and do the jobs that are asked for."""
     with refusals():
-        settings = settings_of(store=store, host=host, port=port)
+        settings = settings_of(store=store, host=host, port=port, worker=worker)
         serving.serve(settings, started=lambda url: err.print(f"farfield {__version__} on {url}", highlight=False))
 
 
@@ -315,12 +331,25 @@ def doctor_command(as_json: JsonOption = False, store: StoreOption = None) -> No
             raise typer.Exit(1)
 
 
-def _write_scores(path: Path, verdicts: engine.Verdicts, keys: Any) -> None:
-    columns: dict[str, Any] = {"score": verdicts.scores, "p_value": verdicts.p_values, "is_outlier": verdicts.is_outlier}
+app.command()(job_commands.jobs)
+app.command()(job_commands.worker)
+
+
+def _calibration(record: CalibrationRecord) -> str:
+    return f"{record.method}, {record.trim:.0%} trimmed" if record.trim else record.method
+
+
+def _write_scores(path: Path, results: list[dict[str, Any]], keys: Any) -> None:
+    """The results as columns; of an attribution the names and the shares, largest first."""
+    columns = {name: np.array([result[name] for result in results]) for name in results[0] if name != "attribution"}
     if keys:
         columns = {"key": np.array(keys), **columns}
+    for rank in range(len(results[0].get("attribution", ()))):
+        shares = [result["attribution"][rank] for result in results]
+        columns[f"attribution_{rank + 1}"] = np.array([next(str(share[by]) for by in share if by != "share") for share in shares])
+        columns[f"share_{rank + 1}"] = np.array([share["share"] for share in shares])
     if path.suffix == ".npz":
-        np.savez(path, **columns)
+        np.savez(path, **columns)  # type: ignore[arg-type]  # no column is called allow_pickle
     elif path.suffix == ".csv":
         csv.write_csv(pa.table(columns), path)
     else:

@@ -15,7 +15,10 @@ from models.preprocessing import DEFAULT_MAX_PIXELS
 from service.errors import InvalidInput
 from service.features import Batch, Features, Progress, extract, timed
 from service.golden import Golden
-from service.judges import JUDGES, ClassJudge, CombinedJudge, CrossJudge, Held, Judge, SplitJudge
+from service.judges import JUDGES, ClassJudge, CombinedJudge, CrossJudge, Held, Judge, Method, SplitJudge
+
+MOST_FOLDS = 20
+MOST_LEFT_OUT = 50_000  # scores with a feature left out, in one request
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,7 @@ class Recipe:
     calibrate: float = 0.2  # share of the rows held out
     alpha: float = 0.01
     seed: int = 0
-    method: str = SplitJudge.METHOD  # of calibration; a key of service.judges.JUDGES
+    method: Method = "split-conformal"  # of calibration
     folds: int = 5  # of "cross-conformal", which holds no rows out
     trim: float = 0.0  # share of the highest calibration scores left out, for rows of which some may be anomalies
 
@@ -64,6 +67,11 @@ class Fitted:
         return self.detector.chi_square_degrees(self.detector.state_) if len(self.judge.detectors) == 1 else None
 
     @property
+    def attributes(self) -> bool:
+        """Whether it can say what each feature adds to a score."""
+        return self.judge.METHOD != CombinedJudge.METHOD
+
+    @property
     def n_calibration(self) -> int:
         return len(self.judge.reference)
 
@@ -92,6 +100,15 @@ class Fitted:
         order = np.argsort(-np.abs(shares), kind="stable")[:count]
         return [{by: self.part_name(int(i), by), "share": float(shares[i])} for i in order]
 
+    def check_cost_of_shares(self, rows: int) -> None:
+        """Refuse shares of so many rows, each score of which has to be computed again without each feature."""
+        scores = rows * self.width * len(self.judge.detectors)
+        if self.detector.ATTRIBUTION == "leave_one_out" and scores > MOST_LEFT_OUT:
+            most = MOST_LEFT_OUT // (self.width * len(self.judge.detectors))
+            raise InvalidInput(
+                f"shares of {rows} rows take {scores} scores with a feature left out: ask for {most} rows at a time", "#/attribute"
+            )
+
     def shares(self, features: Features, by: str) -> NDArray[np.float64]:
         """Share of each feature, level or principal component in the score of each row.
 
@@ -117,6 +134,7 @@ class Verdicts:
     threshold: float | None  # None where no one score decides
     attributions: NDArray[np.float64] | None
     chi_square_p_values: NDArray[np.float64] | None  # by the detector's own model; not calibrated
+    nearest_class: NDArray[Any] | None  # within which each row was judged, where calibration is by class
     seconds: dict[str, float]
 
 
@@ -141,7 +159,9 @@ def fit(
         if kind not in REGISTRY:
             raise InvalidInput(f"there is no detector type {kind!r}; there are {sorted(REGISTRY)}", "#/type")
         if REGISTRY[kind].LABELLED and classes is None:
-            raise InvalidInput(f"detector type {kind!r} learns the classes of the normal rows: give them", "#/classes")
+            raise InvalidInput(f"detector type {kind!r} learns the classes of the normal rows: name them with classes", "#/classes")
+    if classes is not None and not any(REGISTRY[kind].LABELLED for kind in recipe.types):
+        raise InvalidInput(f"detector type {recipe.type!r} learns no classes: leave them away", "#/classes")
     kept, held_out = split(len(batch), recipe)
     features = extract(extractor, batch, max_pixels=max_pixels, progress=progress)
     levels = extractor.levels if extractor else levels or (Level("features", features.shape[1]),)
@@ -180,16 +200,25 @@ def split(rows: int, recipe: Recipe) -> Held:
     Of "cross-conformal" calibration every row is in both. Raises InvalidInput for a recipe out of bounds, and if so few are held out
     that no p-value could reach alpha.
     """
-    if not 0 < recipe.calibrate < 1 or not 0 < recipe.alpha < 1:
-        raise InvalidInput(f"calibrate={recipe.calibrate} and alpha={recipe.alpha} must lie between 0 and 1", "#/calibrate")
+    for name, value in (("calibrate", recipe.calibrate), ("alpha", recipe.alpha)):
+        if not 0 < value < 1:
+            raise InvalidInput(f"{name}={value} must lie between 0 and 1", f"#/{name}")
     if recipe.seed < 0:
         raise InvalidInput(f"seed={recipe.seed} must be a whole number of at least 0", "#/seed")
     if recipe.method not in JUDGES:
         raise InvalidInput(f"there is no calibration {recipe.method!r}; there are {sorted(JUDGES)}", "#/method")
-    if not 0 <= recipe.trim <= 0.5 or (recipe.trim and recipe.method != SplitJudge.METHOD):
-        raise InvalidInput(f"trim={recipe.trim} must lie between 0 and 0.5, and is for {SplitJudge.METHOD} calibration alone", "#/trim")
+    if not 0 <= recipe.trim <= 0.5:
+        raise InvalidInput(f"trim={recipe.trim} must lie between 0 and 0.5", "#/trim")
+    if recipe.trim and recipe.method != SplitJudge.METHOD:
+        raise InvalidInput(f"trim is for {SplitJudge.METHOD} calibration, not for {recipe.method}", "#/trim")
+    if not 2 <= recipe.folds <= MOST_FOLDS:
+        raise InvalidInput(
+            f"folds={recipe.folds} must lie between 2 and {MOST_FOLDS}: each is a detector to fit, store and score by", "#/folds"
+        )
+    if len(set(recipe.types)) < len(recipe.types):
+        raise InvalidInput(f"type {recipe.type!r} names one type twice", "#/type")
     if (len(recipe.types) > 1) != (recipe.method == CombinedJudge.METHOD):
-        raise InvalidInput(f"calibration {CombinedJudge.METHOD!r} is for several types, joined by +, and they for it alone", "#/method")
+        raise InvalidInput(f"{CombinedJudge.METHOD} calibration is for several types, joined by +, and they for it alone", "#/method")
     order = np.random.default_rng(recipe.seed).permutation(rows)
     if recipe.method == CrossJudge.METHOD:
         return np.sort(order), np.sort(order)
@@ -241,11 +270,15 @@ def score(
         off_span = fitted.judge.off_span(found.scores)
         decisions = outliers(found.p_values, alpha, fdr=fdr)
         try:
+            if attribute_by:
+                fitted.check_cost_of_shares(len(features))
             shares = fitted.shares(features, attribute_by) if attribute_by else None
         except (ValueError, NotImplementedError) as error:
             raise InvalidInput(str(error), "#/attribute_by") from None
         by_model = chi_square_p_values(fitted, found.scores) if chi_square else None
-    return Verdicts(found.scores, found.p_values, decisions, off_span, alpha, found.threshold, shares, by_model, seconds)
+    return Verdicts(
+        found.scores, found.p_values, decisions, off_span, alpha, found.threshold, shares, by_model, found.nearest_class, seconds
+    )
 
 
 def chi_square_p_values(fitted: Fitted, scores: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -274,5 +307,7 @@ def _unfitted(recipe: Recipe, kind: str, levels: tuple[Level, ...]) -> Detector[
             raise InvalidInput(f"detector type {kind!r} knows no levels to sum over", "#/sum_levels")
         parameters["levels"] = [level.width for level in levels]
     if unknown := set(parameters) - set(known):
-        raise InvalidInput(f"detector type {kind!r} has no parameter {sorted(unknown)}; it has {known}", "#/parameters")
+        raise InvalidInput(
+            f"detector type {kind!r} has no parameter {', '.join(sorted(unknown))}; it has {', '.join(known)}", "#/parameters"
+        )
     return cls(**parameters)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from detectors.labels import decoded, encoded
 Features = NDArray[Any]  # (n, d)
 Scores = NDArray[np.float64]  # (n,)
 Arrays = dict[str, NDArray[Any]]
+Method = Literal["split-conformal", "class-conditional", "cross-conformal", "combined"]
 Held = tuple[NDArray[np.intp], NDArray[np.intp]]  # indices of the rows to fit on and of those held out
 
 
@@ -28,12 +29,13 @@ class Judgement:
     scores: Scores
     p_values: Scores
     threshold: float | None  # above it a score is an outlier at alpha; None where no one score decides
+    nearest_class: NDArray[Any] | None = None  # within which each row was judged
 
 
 class Judge(ABC):
     """Base of all judges."""
 
-    METHOD: ClassVar[str]
+    METHOD: ClassVar[Method]
 
     @property
     @abstractmethod
@@ -76,7 +78,7 @@ class Judge(ABC):
 class SplitJudge(Judge):
     """One detector, calibrated on rows held out."""
 
-    METHOD = "split-conformal"
+    METHOD: ClassVar[Method] = "split-conformal"
     detector: Detector[Any]
     calibration: Calibration
 
@@ -116,7 +118,7 @@ class SplitJudge(Judge):
 class ClassJudge(Judge):
     """One detector of several classes, calibrated within the class that each held-out row is nearest to."""
 
-    METHOD = "class-conditional"
+    METHOD: ClassVar[Method] = "class-conditional"
     detector: ClassGaussian
     calibration: GroupedCalibration
 
@@ -140,8 +142,8 @@ class ClassJudge(Judge):
     def judge(self, features: Features, alpha: float, *, tail: bool = False) -> Judgement:
         _refuse_tail(tail, self.METHOD)
         self.calibration.check_alpha(alpha)
-        scores = self.detector.scores(features)
-        return Judgement(scores, self.calibration.p_values(scores, self.detector.nearest_class(features)), None)
+        scores, nearest = self.detector.scores(features), self.detector.nearest_class(features)
+        return Judgement(scores, self.calibration.p_values(scores, nearest), None, nearest)
 
     def arrays(self) -> Arrays:
         codes, text = encoded(self.calibration.groups)
@@ -162,7 +164,7 @@ class ClassJudge(Judge):
 class CrossJudge(Judge):
     """One detector per fold of the rows, each calibrated on the fold that it has not seen."""
 
-    METHOD = "cross-conformal"
+    METHOD: ClassVar[Method] = "cross-conformal"
     cross: CrossConformal
 
     @classmethod
@@ -199,7 +201,7 @@ class CombinedJudge(Judge):
     distance of their quartiles. The p-value does not follow from it but from the ranks by all detectors, see ``CombinedCalibration``.
     """
 
-    METHOD = "combined"
+    METHOD: ClassVar[Method] = "combined"
     members: tuple[Detector[Any], ...]
     calibration: CombinedCalibration
 
@@ -250,7 +252,7 @@ class CombinedJudge(Judge):
         return np.asarray(((columns / len(self.members) - middle / len(self.members)) / spread).sum(axis=1))
 
 
-JUDGES: dict[str, type[Judge]] = {judge.METHOD: judge for judge in (SplitJudge, ClassJudge, CrossJudge, CombinedJudge)}
+JUDGES: dict[Method, type[Judge]] = {judge.METHOD: judge for judge in (SplitJudge, ClassJudge, CrossJudge, CombinedJudge)}
 
 
 def _refuse_tail(tail: bool, method: str) -> None:

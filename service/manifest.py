@@ -8,6 +8,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from service.judges import Method
+
 SCHEMA = 1  # raised when the meaning of a field changes
 
 
@@ -50,7 +52,7 @@ class ExtractorRecord(Part):
 class CalibrationRecord(Part):
     """The scores of the calibration rows themselves are in the blob ``calibration``."""
 
-    method: Literal["split-conformal", "class-conditional", "cross-conformal", "combined"] = "split-conformal"
+    method: Method = "split-conformal"
     n: int = Field(gt=0)
     folds: int = 5  # of cross-conformal calibration
     trim: float = 0.0

@@ -13,11 +13,13 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
-from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from service import __version__
 from service.engine import Fitted, Verdicts
+from service.jobs import SECONDS_BUCKETS as JOB_SECONDS_BUCKETS
+from service.jobs import Tallies
 from service.manifest import Manifest
 
 # Even steps, so that uniform p-values fill them evenly, and small ones, where alarms are decided.
@@ -74,6 +76,24 @@ class Distribution(Collector):
         yield family
 
 
+class JobTallies(Collector):
+    """The jobs of the whole store, as they were when it was last asked: the same in every process."""
+
+    def __init__(self) -> None:
+        self.tallies = Tallies({})
+
+    def collect(self) -> Iterator[Metric]:
+        states = GaugeMetricFamily("farfield_jobs", "Jobs that wait and run now, and that have ended so far.", labels=("state",))
+        for state, count in self.tallies.states.items():
+            states.add_metric((state,), count)
+        yield states
+        durations = HistogramMetricFamily("farfield_fit_duration_seconds", "Time of the last attempt of each fit that was done.")
+        done = self.tallies.states.get("done", 0)
+        within = zip(map(str, map(float, JOB_SECONDS_BUCKETS)), self.tallies.within, strict=True)
+        durations.add_metric((), [*within, ("+Inf", done)], self.tallies.seconds)
+        yield durations
+
+
 @dataclass(slots=True)
 class Tally:
     """What a version has scored since it was loaded."""
@@ -120,6 +140,8 @@ class Metrics:
         )
         self._store_errors = Counter("farfield_store_errors", "Calls that the store did not answer.", registry=registry)
         self._waiting = Gauge("farfield_queue_depth", "Requests waiting for a thread.", registry=registry)
+        self._jobs = JobTallies()
+        registry.register(self._jobs)
         registry.register(self._scores)
         registry.register(self._p_values)
         build = Info("farfield_build", "Version of farfield and of Python.", registry=registry)
@@ -205,6 +227,9 @@ class Metrics:
 
     def store_error(self) -> None:
         self._store_errors.inc()
+
+    def set_jobs(self, tallies: Tallies) -> None:
+        self._jobs.tallies = tallies
 
     def waiting(self, requests: int) -> None:
         self._waiting.set(requests)

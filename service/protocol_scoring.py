@@ -16,10 +16,12 @@ from service.errors import InvalidInput, TooLarge
 from service.features import Batch, timed
 from service.problems import explained
 from service.schemas import Options
+from service.scoring import TAIL
 from service.settings import Settings
 from service.tensors import BYTES, Slot, Tensor
 from service.versions import Loaded
 
+ATTRIBUTION = "attribution"
 OPTIONS = {"alpha", "fdr", "tail"}
 IGNORED = {"priority", "timeout", "content_type", "headers"}  # clients send them to any server; nothing here depends on them
 STATEFUL = {"sequence_id", "sequence_start", "sequence_end"}
@@ -51,12 +53,11 @@ def judge(loaded: Loaded, sent: Sent, settings: Settings) -> tuple[Answer, engin
         slot, outputs = input_slot(loaded.fitted), output_slots(loaded.fitted)
         query = decode(body, sent.header_length, slot, settings.max_json_bytes)
         options = _options(query.parameters)
-        asked = query.outputs or {output.name: query.binary for output in outputs[:-1]}
+        asked = query.outputs or {output.name: query.binary for output in outputs if output.name != ATTRIBUTION}
         if unknown := asked.keys() - {output.name for output in outputs}:
             raise InvalidInput(f"there is no output {min(unknown)[:80]!r}; there are {[output.name for output in outputs]}", "#/outputs")
         batch = _batch(query, slot, settings)
-    attribution = outputs[-1].name
-    by = "feature" if attribution in asked else None
+    by = "feature" if ATTRIBUTION in asked else None
     verdicts = engine.score(
         loaded.fitted,
         batch,
@@ -68,7 +69,7 @@ def judge(loaded: Loaded, sent: Sent, settings: Settings) -> tuple[Answer, engin
     )
     with timed(seconds, "encode"):
         arrays = (verdicts.scores, verdicts.p_values, verdicts.is_outlier, verdicts.attributions)
-        content, header_length = encode(_head(loaded, query, verdicts), _asked(asked, outputs, arrays))
+        content, header_length = encode(_head(loaded, query, options, verdicts), _asked(asked, outputs, arrays))
         content, encoding = compressed(content, sent.accepted)
     for stage, spent in seconds.items():
         verdicts.seconds[stage] = verdicts.seconds.get(stage, 0.0) + spent
@@ -84,8 +85,11 @@ def input_slot(fitted: engine.Fitted) -> Slot:
 
 def output_slots(fitted: engine.Fitted) -> tuple[Slot, ...]:
     """What a detector answers: the last only where it is asked for by name."""
-    columns = Slot("score", "FP64", (-1,)), Slot("p_value", "FP64", (-1,)), Slot("is_outlier", "BOOL", (-1,))
-    return *columns, Slot("attribution", "FP64", (-1, fitted.width))
+    return Slot("score", "FP64", (-1,)), Slot("p_value", "FP64", (-1,)), Slot("is_outlier", "BOOL", (-1,)), *_attribution(fitted)
+
+
+def _attribution(fitted: engine.Fitted) -> tuple[Slot, ...]:
+    return (Slot(ATTRIBUTION, "FP64", (-1, fitted.width)),) if fitted.attributes else ()
 
 
 def _options(parameters: dict[str, Any]) -> Options:
@@ -127,9 +131,15 @@ def _files(tensor: Tensor, slot: Slot) -> list[bytes]:
     raise InvalidInput(f"input {slot.name!r} is {tensor.datatype} {list(tensor.shape)}; {needed}, is needed", "#/inputs/0")
 
 
-def _head(loaded: Loaded, query: Query, verdicts: engine.Verdicts) -> dict[str, Any]:
+def _head(loaded: Loaded, query: Query, options: Options, verdicts: engine.Verdicts) -> dict[str, Any]:
     """The answer without its outputs. A threshold is left out where no one score decides, and where it is not finite."""
-    parameters = {"alpha": verdicts.alpha, "calibration": loaded.fitted.judge.METHOD, "n_calibration": loaded.fitted.n_calibration}
+    parameters: dict[str, Any] = {
+        "alpha": verdicts.alpha,
+        "calibration": loaded.fitted.judge.METHOD,
+        "n_calibration": loaded.fitted.n_calibration,
+    }
+    if options.tail:
+        parameters["tail"] = TAIL
     if verdicts.threshold is not None and isfinite(verdicts.threshold):
         parameters["threshold"] = verdicts.threshold
     named = {"model_name": loaded.name, "model_version": str(loaded.number), "parameters": parameters}
@@ -140,5 +150,5 @@ def _asked(
     asked: dict[str, bool], outputs: tuple[Slot, ...], arrays: tuple[NDArray[Any] | None, ...]
 ) -> list[tuple[str, NDArray[Any], bool]]:
     """The outputs in the order in which they were asked for."""
-    given = {slot.name: values for slot, values in zip(outputs, arrays, strict=True) if values is not None}
+    given = {slot.name: values for slot, values in zip(outputs, arrays, strict=False) if values is not None}
     return [(name, given[name], binary) for name, binary in asked.items()]

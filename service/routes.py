@@ -8,6 +8,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from service.gate import Gate
+from service.job_watch import JobWatch
+from service.jobs import Jobs
 from service.manifest import Manifest
 from service.metrics import Metrics
 from service.names import ALIAS_PATTERN, NAME_PATTERN, checked_alias
@@ -40,6 +42,8 @@ class Service:
     versions: Versions
     metrics: Metrics
     gate: Gate  # for scoring
+    jobs: Jobs
+    watch: JobWatch
     lookups: Gate  # for versions that are not in memory: a store that hangs must not take the threads of scoring
 
 
@@ -200,6 +204,8 @@ def _version(manifest: Manifest, number: int, aliases: dict[str, int]) -> Versio
         extractor={"digest": extractor.digest, **extractor.spec} if extractor else None,
         n_fit=manifest.n_fit,
         calibration=manifest.calibration.method,
+        folds=manifest.calibration.folds if manifest.calibration.method == "cross-conformal" else None,
+        trim=manifest.calibration.trim,
         n_calibration=manifest.calibration.n,
         alpha=manifest.alpha,
         source=manifest.source.model_dump(),

@@ -49,6 +49,7 @@ class Result(Schema):
     p_value: float = Field(description="Probability of a score at least this large for a normal row.")
     is_outlier: bool
     off_span: bool | None = Field(None, description="Whether the row left the directions in which normal rows vary; only where one did.")
+    nearest_class: str | int | None = Field(None, description="The class within which the row was judged, where calibration is by class.")
     chi_square_p_value: float | None = Field(None, description="By the detector's own model, on request; not calibrated.")
     attribution: list[Share] | None = Field(None, description="The largest shares, on request.")
 
@@ -102,6 +103,8 @@ class VersionSummary(Schema):
     extractor: dict[str, Any] | None
     n_fit: int
     calibration: str
+    folds: int | None = Field(description="Of cross-conformal calibration.")
+    trim: float = Field(description="Share of the highest calibration scores left out; more than 0 gives up the guarantee.")
     n_calibration: int
     alpha: float
     source: dict[str, Any]

@@ -18,6 +18,8 @@ from service.schemas import Options
 from service.settings import Settings
 from service.versions import Loaded
 
+TAIL = "generalised Pareto: p-values below 1 / (n_calibration + 1) are a model's, without guarantee"
+
 Payload = tuple[str, bytes | list[bytes]]  # "json", "npy" or "images", and what came
 
 
@@ -101,6 +103,8 @@ def answer(loaded: Loaded, verdicts: engine.Verdicts, options: Options) -> dict[
     }
     if verdicts.off_span.any():
         columns["off_span"] = verdicts.off_span.tolist()
+    if verdicts.nearest_class is not None:
+        columns["nearest_class"] = verdicts.nearest_class.tolist()
     if verdicts.chi_square_p_values is not None:
         columns["chi_square_p_value"] = verdicts.chi_square_p_values.tolist()
     if verdicts.attributions is not None:
@@ -114,7 +118,7 @@ def answer(loaded: Loaded, verdicts: engine.Verdicts, options: Options) -> dict[
         "n_calibration": fitted.n_calibration,
     }
     if options.tail:
-        content["tail"] = "generalised Pareto: p-values below 1 / (n_calibration + 1) are a model's, without guarantee"
+        content["tail"] = TAIL
     if verdicts.attributions is not None:
         content["attribution"] = fitted.detector.ATTRIBUTION
     return {**content, "results": [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]}

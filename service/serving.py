@@ -7,12 +7,14 @@ import logging
 import signal
 import socket
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Self
 
 import uvicorn
 
 from service.app import create_app
 from service.errors import StartupError
+from service.own_worker import OwnWorker
 from service.settings import Settings
 from service.store import Store
 
@@ -31,13 +33,14 @@ def serve(settings: Settings, *, started: Callable[[str], None] = lambda url: No
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     with _Stop() as stop:
         with listener, Store.open(settings.store, timeout=settings.store_timeout) as store:
-            config = uvicorn.Config(
-                create_app(settings, store), log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=GRACE_SECONDS
-            )
+            app = create_app(settings, store)
+            config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=GRACE_SECONDS)
             server = stop.server = uvicorn.Server(config)
+            app.state.service.watch.stopping = lambda: server.should_exit
             if stop.number is None:
-                started(address(listener))
-                server.run(sockets=[listener])
+                with OwnWorker(settings) if settings.worker else nullcontext():
+                    started(address(listener))
+                    server.run(sockets=[listener])
         if stop.number is not None:
             raise SystemExit(128 + stop.number)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -45,6 +45,12 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where extractors run.")
     require_device: bool = Field(False, description="Refuse versions whose extractor cannot run on the device asked for.")
     extractor_threads: int = Field(1, ge=0, description="Threads inside one call of an extractor; 0 lets onnxruntime choose.")
+    data_roots: list[str] = Field([], description="Folders and URL prefixes under which fits asked for over HTTP may read, as a JSON list.")
+    max_inline_bytes: int = Field(16 * MIB, gt=0, description="Most rows in a request to fit, in bytes as float64; the store keeps them.")
+    max_waiting_jobs: int = Field(100, gt=0, description="Jobs that may wait for a worker; more are answered 503.")
+    worker: bool = Field(True, description="Whether `farfield serve` runs a worker of its own.")
+    worker_concurrency: int = Field(1, gt=0, description="Jobs that a worker runs at the same time.")
+    worker_memory: int = Field(0, ge=0, description="MiB of memory that one job may take, on Linux; 0 sets no limit.")
 
     @classmethod
     def settings_customise_sources(
@@ -62,6 +68,15 @@ class Settings(BaseSettings):
         if self.require_device and self.device == "auto":
             raise ValueError("require_device needs a device to require: set FARFIELD_DEVICE to cuda or cpu")
         return self
+
+    @field_validator("data_roots")
+    @classmethod
+    def _roots_are_places(cls, roots: list[str]) -> list[str]:
+        """A bare scheme would open all of it."""
+        for root in roots:
+            if not root.startswith("/") and "://" not in root:
+                raise ValueError(f"{root!r} is neither an absolute path nor a URL")
+        return roots
 
     def embedded_folder(self) -> Path | None:
         """Data folder of the embedded store; None where the store is a server of somebody else's."""

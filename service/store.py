@@ -33,6 +33,7 @@ CHUNK_BYTES = 2**20
 CHUNKS_PER_READ = 16
 ORPHAN_SECONDS = 3600  # time to live of chunks that no version refers to yet
 DONE_SECONDS = 3600
+TOKEN_SECONDS = 30 * 24 * 3600  # that a caller's own token is remembered
 _REFERENCE = re.compile(rb'\{"chunk_bytes":[1-9]\d{0,9},"sha256":"[0-9a-f]{64}","size":\d{1,12}\}')  # in a canonical manifest
 
 
@@ -151,11 +152,20 @@ class Store:
 
     # Writing
 
-    def publish(self, name: str, manifest: Manifest, blobs: Mapping[str, bytes], *, written: Callable[[int], None] | None = None) -> int:
+    def publish(
+        self,
+        name: str,
+        manifest: Manifest,
+        blobs: Mapping[str, bytes],
+        *,
+        written: Callable[[int], None] | None = None,
+        token: str | None = None,
+    ) -> int:
         """Add a version, whole or not at all, and return its number.
 
         ``blobs`` are the bytes of every blob that the manifest refers to, by the same names.
-        ``written`` is told the bytes written so far.
+        ``written`` is told the bytes written so far. What was published before with the same ``token``
+        is not published again: its number is returned.
         """
         keys: list[str] = []
         total = 0
@@ -171,26 +181,32 @@ class Store:
         text = manifest.canonical()
         with reached():
             self.connection.client.sadd("farfield:detectors", name)
-        fixed = [_key(name, "versions"), _key(name, "last"), _done_key(name)]
+        fixed = [_key(name, "versions"), _key(name, "last"), _done_key(name, token)]
         stored = hashlib.sha256(text).hexdigest().encode() + b" " + text
         try:
-            return int(self.connection.run("publish.lua", [*fixed, *keys], [stored, DONE_SECONDS]))
+            return int(self.connection.run("publish.lua", [*fixed, *keys], [stored, TOKEN_SECONDS if token else DONE_SECONDS]))
         except Declined as declined:
             raise errors.StoreUnavailable(
                 f"{declined} is gone again, because publishing took more than {self._orphan_seconds} s "
                 "or the version that it was shared with was deleted meanwhile: try again"
             ) from None
 
-    def move_alias(self, name: str, alias: str, number: int, *, expected: int | None = None) -> int | None:
+    def published(self, name: str, token: str) -> int | None:
+        """Number of the version that was published with ``token``; None where there is none, or it was more than 30 days ago."""
+        with reached():
+            number = self.connection.client.get(_done_key(name, token))
+        return None if number is None else int(number)
+
+    def move_alias(self, name: str, alias: str, number: int, *, expected: int | None = None, token: str | None = None) -> int | None:
         """Point ``alias`` at version ``number``; return where it was. ``expected`` 0 means: not set.
 
+        The same ``token`` again, which must not be that of a publish, moves nothing.
         Raises UnknownDetector, UnknownVersion, or AliasMoved if it is not at ``expected``.
         """
-        keys = [_key(name, "versions"), _key(name, "aliases"), _key(name, "history", alias), _done_key(name)]
+        keys = [_key(name, "versions"), _key(name, "aliases"), _key(name, "history", alias), _done_key(name, token)]
+        remembered = TOKEN_SECONDS if token else DONE_SECONDS
         try:
-            before = self.connection.run(
-                "move_alias.lua", keys, [alias, number, "" if expected is None else expected, _now(), DONE_SECONDS]
-            )
+            before = self.connection.run("move_alias.lua", keys, [alias, number, "" if expected is None else expected, _now(), remembered])
         except Declined as declined:
             if declined.kind == "NOVERSION":
                 raise self._unknown(name, number) from None
@@ -245,9 +261,9 @@ def _key(name: str, *parts: str) -> str:
     return ":".join(("farfield", f"{{{name}}}", *parts))
 
 
-def _done_key(name: str) -> str:
-    """A new key under which a script notes its result, for the case that its answer is lost and it runs again."""
-    return _key(name, "done", uuid.uuid4().hex)
+def _done_key(name: str, token: str | None = None) -> str:
+    """A key, new without ``token``, under which a script notes its result, for the case that its answer is lost and it runs again."""
+    return _key(name, "done", token or uuid.uuid4().hex)
 
 
 def _chunk_keys(name: str, reference: BlobReference) -> list[str]:

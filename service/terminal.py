@@ -64,14 +64,16 @@ def print_scores(content: dict[str, Any], keys: Any, *, everything: bool) -> Non
     worst = sorted(range(len(results)), key=lambda i: -results[i]["score"])
     shown = worst[:SHOWN_ROWS] if everything else []
     if shown:
-        table = Table("row", "score", "p-value", "verdict", "why")
+        extra = ["by chi-square"] if "chi_square_p_value" in results[0] else []
+        table = Table("row", "score", "p-value", *extra, "verdict", "why")
         for i in shown:
             result = results[i]
             shares = result.get("attribution", [])
             why = ", ".join(f"{share[by]} {share['share']:+.3g}" for share in shares for by in share.keys() - {"share"})
             verdict = "[red]outlier[/]" if result["is_outlier"] else "normal"
             key = escape(keys[i]) if keys else str(i)
-            table.add_row(key, f"{result['score']:.6g}", f"{result['p_value']:.4g}", verdict, escape(why))
+            beside = [f"{result['chi_square_p_value']:.4g}"] if extra else []
+            table.add_row(key, f"{result['score']:.6g}", f"{result['p_value']:.4g}", *beside, verdict, escape(why))
         out.print(table)
     if len(results) > len(shown) and everything:
         say(f"the {len(shown)} highest of {len(results)} scores; --output FILE writes all")

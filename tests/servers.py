@@ -158,12 +158,12 @@ class LossyProxy:
 
 
 class ServiceProcess(Process):
-    """``farfield serve`` on a free port. ``url`` is its address."""
+    """``farfield serve`` on a free port, without a worker unless the environment says so. ``url`` is its address."""
 
     def __init__(self, folder: Path, store: str, environment: dict[str, str]) -> None:
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("FARFIELD_")}
         command = [sys.executable, "-m", "service.cli", "serve", "--port", "0", "--store", store]
-        super().__init__(command, folder, {**inherited, **environment})
+        super().__init__(command, folder, {**inherited, "FARFIELD_WORKER": "false", **environment})
         self.url = ""
 
     def start(self, *, ready: bool = True) -> ServiceProcess:

@@ -1,5 +1,6 @@
 -- Take a job that waits, or one whose worker let its lease run out.
--- KEYS: waiting, running, job. ARGV: id, worker, milliseconds of the lease, most attempts, seconds that an ended job is kept.
+-- KEYS: waiting, running, job, rows, counts.
+-- ARGV: id, worker, milliseconds of the lease, most attempts, seconds that an ended job is kept.
 -- Returns 1 if the job is the worker's now, else 0.
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -21,6 +22,8 @@ if ended then
   redis.call('ZREM', KEYS[2], ARGV[1])
   redis.call('HSET', KEYS[3], 'state', ended[1], 'error', ended[2], 'ended', now)
   redis.call('EXPIRE', KEYS[3], ARGV[5])
+  redis.call('UNLINK', KEYS[4])
+  redis.call('HINCRBY', KEYS[5], ended[1], 1)
   return 0
 end
 redis.call('ZADD', KEYS[2], now + ARGV[3], ARGV[1])

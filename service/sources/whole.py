@@ -16,6 +16,8 @@ from service.sources.arrays import labels_of, whole_npy
 from service.sources.parts import Chunk
 from service.sources.source import Source, open_source
 
+TABLE_SUFFIXES = {".parquet", ".arrow", ".feather", ".csv"}
+
 
 @dataclass(frozen=True, slots=True)
 class Data:
@@ -50,13 +52,15 @@ class ImageFiles(Sequence[EncodedImage]):
         return (path.read_bytes() for path in self.paths)
 
 
-def read(path: Path, labels: str | None = None) -> Data:
+def read(path: Path, labels: str | None = None, *, columns: Sequence[str] | None = None) -> Data:
     """All rows at ``path``, in any form that ``open_source`` takes; an ``.npy`` and image files stay where they are.
 
     ``labels`` is the name of a column or array in the same file, taken out of the rows, or another
-    ``.npy`` file. Raises InvalidInput, naming the file and what is wrong with it.
+    ``.npy`` file. ``columns`` are those to read of a table; other forms are read whole. Raises InvalidInput, naming the file
+    and what is wrong with it.
     """
-    source = open_source(path, labels=labels)
+    named = columns if TABLE_SUFFIXES & set(path.suffixes) else None
+    source = open_source(path, labels=labels, columns=named)
     if source.rows == 0:
         raise InvalidInput(f"{path} holds no rows")
     names = list(source.layout.names) if source.layout.names else None

@@ -73,9 +73,9 @@ def test_the_nearest_class_of_a_detector_is_a_group():
 def test_a_group_without_calibration_rows_is_refused_by_name():
     """The message names the row, its group and the groups that there are; another kind of group is none of them."""
     calibration = GroupedCalibration.of(SCORES, GROUPS)
-    with pytest.raises(ValueError, match=r"row 1 is of group violet, which has no calibration rows; there are \['blue', 'green', 'red'\]"):
+    with pytest.raises(ValueError, match=r"row 1 is of class .violet., which has no calibration rows; there are \['blue', 'green', 'red'\]"):
         calibration.p_values(np.zeros(2), ["red", "violet"])
-    with pytest.raises(ValueError, match="row 0 is of group 3"):
+    with pytest.raises(ValueError, match="row 0 is of class 3"):
         calibration.p_values(np.zeros(1), [3])
 
 
@@ -92,7 +92,7 @@ def test_the_smallest_group_decides_what_alpha_is_allowed():
     calibration = GroupedCalibration.of(np.arange(30.0), ["many"] * 21 + ["few"] * 9)
     calibration.check_alpha(0.1)
     with pytest.raises(
-        AlphaTooSmall, match=r"alpha=0\.05 needs at least 19 calibration rows in group few; there are 9, which allow 0.1 and"
+        AlphaTooSmall, match=r"alpha=0\.05 needs at least 19 calibration rows in class .few.; there are 9, which allow 0.1 and"
     ):
         calibration.check_alpha(0.05)
 

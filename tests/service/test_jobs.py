@@ -90,6 +90,7 @@ def test_a_beat_renews_the_lease(jobs: Jobs) -> None:
         time.sleep(0.15)
         assert jobs.beat(job.id, "a", 0.5) == "go"
         assert jobs.claim("b", LONG) is None
+    jobs.stop(job.id, "a")
 
 
 def test_a_job_that_kills_its_workers_fails(jobs: Jobs) -> None:
@@ -145,7 +146,7 @@ def test_the_same_idempotency_key_gives_the_same_job(jobs: Jobs, name: str) -> N
     with pytest.raises(errors.KeyReused, match=first.id):
         jobs.submit("fit", "screws", {"data": "b"}, idempotency_key=name)
     assert [job.id for job in jobs.newest(1)] == [first.id]
-    assert jobs.states()["queued"] == 1
+    assert jobs.tallies().states["queued"] == 1
 
 
 def test_logs_keep_the_last_lines(jobs: Jobs) -> None:
@@ -162,3 +163,77 @@ def test_unknown_jobs_are_named(jobs: Jobs, method: str) -> None:
     """A job that is not there is a refusal."""
     with pytest.raises(errors.UnknownJob, match="there is no job 'nothing'"):
         getattr(jobs, method)("nothing")
+
+
+def test_rows_are_kept_until_the_job_is_over(jobs: Jobs, raw: Any) -> None:
+    """Rows of more than a chunk come back whole, for every attempt; no end of a job, and no refusal, leaves any of them."""
+    rows = bytes(range(256)) * 5000
+    ends = {
+        "done": lambda job: jobs.finish(job, "a", {}),
+        "failed": lambda job: jobs.fail(job, "a", "no"),
+        "cancelled": lambda job: jobs.stop(job, "a"),
+    }
+    for state, end in ends.items():
+        job = jobs.submit("fit", "screws", {}, rows=rows).id
+        assert jobs.rows(claimed(jobs).id) == rows
+        jobs.fail(job, "a", "once more", again=True)
+        assert jobs.rows(claimed(jobs).id) == rows
+        assert end(job)
+        assert (jobs.get(job).state, jobs.rows(job)) == (state, b"")
+    waiting = jobs.submit("fit", "screws", {}, rows=rows).id
+    jobs.cancel(waiting)
+    assert not list(raw.scan_iter(match="farfield:{jobs}:rows:*", count=10_000))
+
+
+def test_rows_belong_to_what_an_idempotency_key_stands_for(jobs: Jobs, name: str, raw: Any) -> None:
+    """The same rows again give the first job, which keeps its own; other rows are refused, and neither leaves a copy."""
+    first = jobs.submit("fit", "screws", {}, rows=b"first", idempotency_key=name)
+    assert jobs.submit("fit", "screws", {}, rows=b"first", idempotency_key=name).id == first.id
+    with pytest.raises(errors.KeyReused, match=first.id):
+        jobs.submit("fit", "screws", {}, rows=b"other", idempotency_key=name)
+    assert jobs.rows(first.id) == b"first"
+    (key,) = raw.scan_iter(match="farfield:{jobs}:rows:*", count=10_000)
+    assert raw.ttl(key) == -1
+    jobs.cancel(first.id)
+
+
+def test_only_so_many_jobs_may_wait(jobs: Jobs, name: str) -> None:
+    """One more is refused, keeps nothing, and finds room, under the same key, when one of them has been taken."""
+    kept = [jobs.submit("fit", "screws", {}, most_waiting=2).id for _ in range(2)]
+    with pytest.raises(errors.Overloaded, match="2 jobs are waiting"):
+        jobs.submit("fit", "screws", {}, rows=b"rows", idempotency_key=name, most_waiting=2)
+    jobs.stop(claimed(jobs).id, "a")
+    kept.append(jobs.submit("fit", "screws", {}, idempotency_key=name, most_waiting=2).id)
+    assert [job.id for job in jobs.newest(1)] == kept[-1:]
+
+
+def test_a_released_job_is_as_if_it_had_not_been_taken(jobs: Jobs) -> None:
+    """It is the next one again, before those submitted later, and has lost no attempt; a failed one goes to the end."""
+    first = submit(jobs, number=1)
+    time.sleep(0.002)
+    second = submit(jobs, number=2)
+    assert claimed(jobs).id == first.id
+    assert jobs.release(first.id, "a")
+    assert not jobs.release(first.id, "a")
+    assert (jobs.get(first.id).state, jobs.get(first.id).attempts) == ("queued", 0)
+    assert (claimed(jobs).id, jobs.get(first.id).attempts) == (first.id, 1)
+    time.sleep(0.002)
+    assert jobs.fail(first.id, "a", "not now", again=True)
+    assert [claimed(jobs).id, claimed(jobs).id] == [second.id, first.id]
+
+
+def test_ended_jobs_are_counted(jobs: Jobs) -> None:
+    """Once each by the state that they ended in; done ones with what their last attempt took."""
+    before = jobs.tallies()
+    for end in (lambda job: jobs.finish(job, "a", {}), lambda job: jobs.fail(job, "a", "no"), lambda job: jobs.stop(job, "a")):
+        job = submit(jobs)
+        claimed(jobs)
+        time.sleep(0.01)
+        assert end(job.id)
+        assert not end(job.id)
+    jobs.cancel(submit(jobs).id)
+    after = jobs.tallies()
+    grown = {state: after.states[state] - before.states[state] for state in after.states}
+    assert grown == {"queued": 0, "running": 0, "done": 1, "failed": 1, "cancelled": 2}
+    assert 0.009 <= after.seconds - before.seconds < 1
+    assert [now - then for now, then in zip(after.within, before.within, strict=True)] == [1] * len(after.within)

@@ -75,6 +75,8 @@ def test_every_class_keeps_its_own_rate() -> None:
     by_class = engine.score(fitted(type="class_gaussian", method="class-conditional"), fresh, alpha=0.1)
     assert plain[2000:].mean() > 5 * plain[:2000].mean()
     assert by_class.threshold is None
+    assert by_class.nearest_class is not None
+    assert (by_class.nearest_class == np.repeat(["bolts", "nuts"], 2000)).mean() > 0.99
     assert 0.02 < by_class.is_outlier[:2000].mean() < 0.22
     assert 0.02 < by_class.is_outlier[2000:].mean() < 0.22
 
@@ -130,7 +132,7 @@ def test_the_tail_goes_on_where_counting_ends() -> None:
         ({"method": "cross-conformal"}, {"tail": True}, "a Pareto tail continues a split-conformal calibration; this version's is cross"),
         ({}, {"tail": True}, "a Pareto tail needs at least 200 calibration rows, not 120"),
         ({}, {"alpha": 0.001}, "alpha=0.001 needs at least 999 calibration rows; there are 120"),
-        ({"type": "class_gaussian", "method": "class-conditional"}, {"alpha": 0.01}, "calibration rows in group"),
+        ({"type": "class_gaussian", "method": "class-conditional"}, {"alpha": 0.01}, "calibration rows in class"),
         ({"type": "knn"}, {"attribute_by": "component"}, "no principal components"),
         ({"type": "weighting"}, {"attribute_by": "level"}, "do not add up"),
         ({"type": "gaussian+knn", "method": "combined"}, {"attribute_by": "feature"}, "ask one of its detectors"),
@@ -155,7 +157,7 @@ def test_what_a_version_cannot_do_is_said(recipe: dict[str, Any], options: dict[
         ({"method": "class-conditional"}, "needs a detector that tells the nearest class"),
         ({"method": "cross-conformal", "folds": 1}, "folds=1"),
         ({"trim": 0.6}, "trim=0.6"),
-        ({"trim": 0.1, "method": "cross-conformal"}, "split-conformal calibration alone"),
+        ({"trim": 0.1, "method": "cross-conformal"}, "trim is for split-conformal calibration, not for cross-conformal"),
         ({"trim": 0.5, "calibrate": 0.05}, "needs at least 19 calibration rows; there are 15"),
     ],
 )

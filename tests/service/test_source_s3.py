@@ -13,6 +13,7 @@ from service.errors import InvalidInput
 from service.sources import open_source
 from tests.service.source_data import ROWS, WRITERS, images
 
+
 @pytest.fixture
 def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A bucket with a file of each form and a folder of images."""

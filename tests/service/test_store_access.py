@@ -48,7 +48,8 @@ def exercise(store: Store, name: str) -> None:
 
 def exercise_jobs(jobs: Jobs) -> None:
     """Every method of the queue once."""
-    job = jobs.submit("fit", "screws", {}, idempotency_key="once").id
+    job = jobs.submit("fit", "screws", {}, rows=b"rows", idempotency_key="once").id
+    jobs.rows(job)
     jobs.claim("worker", 1.0)
     jobs.beat(job, "worker", 1.0, Progress("fit", 1, 2, 1.0))
     jobs.write_log(job, ["line"])
@@ -58,7 +59,7 @@ def exercise_jobs(jobs: Jobs) -> None:
     jobs.finish(job, "worker", {})
     jobs.cancel(job)
     jobs.newest()
-    jobs.states()
+    jobs.tallies()
 
 
 @pytest.mark.parametrize("key", ["other", "farfiel:{x}:versions"])
