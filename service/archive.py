@@ -15,7 +15,7 @@ from safetensors.numpy import load, save
 from detectors import REGISTRY, dumps, loads
 from models import Device, Extractor, Level, ModelError, Preprocessing, Tap
 from service import __version__
-from service.engine import Fitted, Recipe
+from service.engine import Fitted
 from service.features import Batch, EncodedImage
 from service.golden import Golden
 from service.judges import JUDGES
@@ -28,6 +28,7 @@ from service.manifest import (
     Manifest,
     Source,
 )
+from service.recipe import Recipe
 from service.store import CHUNK_BYTES
 
 STATISTICS = "statistics."  # prefix of the state's arrays that scoring does without

@@ -14,9 +14,9 @@ from pydantic import ValidationError
 from models import BUNDLED, RANGES, Extractor, Tap, bundled, image_preprocessing
 from models.preprocessing import Preprocessing
 from service import errors, sources
-from service.engine import Recipe
-from service.judges import CombinedJudge, CrossJudge, Method
+from service.judges import CrossJudge, Method
 from service.problems import explained
+from service.recipe import Recipe, method_for
 from service.schemas import Options
 from service.settings import Settings
 
@@ -77,7 +77,7 @@ def recipe_of(
     trim: float,
 ) -> Recipe:
     """The recipe of a fit; several types are combined unless another method is asked for. Refuses options that would do nothing."""
-    method = method or (CombinedJudge.METHOD if "+" in type_ else DEFAULT.method)
+    method = method or method_for(type_)
     if folds is not None and method != CrossJudge.METHOD:
         raise errors.InvalidInput(f"--folds is for --calibration {CrossJudge.METHOD}, not for {method}")
     if calibrate is not None and method == CrossJudge.METHOD:

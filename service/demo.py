@@ -23,12 +23,13 @@ from service import engine, errors, serving, sources
 from service.connection import without_password
 from service.features import Progress, fingerprint
 from service.manifest import Source
+from service.recipe import Recipe
 from service.settings import Settings
 from service.store import Store
 from service.versions import DEFAULT_ALIAS, publish
 
 NAME = "demo"
-RECIPE = engine.Recipe(alpha=0.05)
+RECIPE = Recipe(alpha=0.05)
 IMAGES = Path(str(files("service") / "demo_images"))
 READY_SECONDS = 60.0
 SHOWN = 6  # rows of the table for each kind of image

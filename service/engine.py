@@ -2,42 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import chi2
 
-from detectors import REGISTRY, AlphaTooSmall, Detector, outliers, rows_needed
+from detectors import REGISTRY, AlphaTooSmall, Detector, outliers
 from models import Extractor, Level
 from models.preprocessing import DEFAULT_MAX_PIXELS
 from service.errors import InvalidInput
 from service.features import Batch, Features, Progress, extract, timed
 from service.golden import Golden
-from service.judges import JUDGES, ClassJudge, CombinedJudge, CrossJudge, Held, Judge, Method, SplitJudge
+from service.judges import ClassJudge, CombinedJudge, CrossJudge, Held, Judge, SplitJudge
+from service.recipe import Recipe, check, parameters_of, split
 
-MOST_FOLDS = 20
 MOST_LEFT_OUT = 50_000  # scores with a feature left out, in one request
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """What to fit, as plain data."""
-
-    type: str = "gaussian"  # or several, joined by +
-    parameters: dict[str, Any] = field(default_factory=dict)
-    sum_levels: bool = False  # one model per level of the extractor, for detectors with a parameter `levels`
-    calibrate: float = 0.2  # share of the rows held out
-    alpha: float = 0.01
-    seed: int = 0
-    method: Method = "split-conformal"  # of calibration
-    folds: int = 5  # of "cross-conformal", which holds no rows out
-    trim: float = 0.0  # share of the highest calibration scores left out, for rows of which some may be anomalies
-
-    @property
-    def types(self) -> list[str]:
-        return self.type.split("+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,13 +136,7 @@ def fit(
     rows, for types that learn them. Raises InvalidInput for data that cannot be fitted, and for too few rows to ever raise an
     alarm at ``recipe.alpha``.
     """
-    for kind in recipe.types:
-        if kind not in REGISTRY:
-            raise InvalidInput(f"there is no detector type {kind!r}; there are {sorted(REGISTRY)}", "#/type")
-        if REGISTRY[kind].LABELLED and classes is None:
-            raise InvalidInput(f"detector type {kind!r} learns the classes of the normal rows: name them with classes", "#/classes")
-    if classes is not None and not any(REGISTRY[kind].LABELLED for kind in recipe.types):
-        raise InvalidInput(f"detector type {recipe.type!r} learns no classes: leave them away", "#/classes")
+    check(recipe, labelled=classes is not None)
     kept, held_out = split(len(batch), recipe)
     features = extract(extractor, batch, max_pixels=max_pixels, progress=progress)
     levels = extractor.levels if extractor else levels or (Level("features", features.shape[1]),)
@@ -192,46 +167,6 @@ def _judge(recipe: Recipe, detectors: list[Detector[Any]], features: Features, c
         judge = SplitJudge.fitted(detector, features, classes, held, recipe.trim)
     judge.judge(features[held[1][:1]], recipe.alpha)  # raises AlphaTooSmall
     return judge
-
-
-def split(rows: int, recipe: Recipe) -> Held:
-    """Indices of the rows to fit on and of those held out for calibration, drawn by the recipe's seed.
-
-    Of "cross-conformal" calibration every row is in both. Raises InvalidInput for a recipe out of bounds, and if so few are held out
-    that no p-value could reach alpha.
-    """
-    for name, value in (("calibrate", recipe.calibrate), ("alpha", recipe.alpha)):
-        if not 0 < value < 1:
-            raise InvalidInput(f"{name}={value} must lie between 0 and 1", f"#/{name}")
-    if recipe.seed < 0:
-        raise InvalidInput(f"seed={recipe.seed} must be a whole number of at least 0", "#/seed")
-    if recipe.method not in JUDGES:
-        raise InvalidInput(f"there is no calibration {recipe.method!r}; there are {sorted(JUDGES)}", "#/method")
-    if not 0 <= recipe.trim <= 0.5:
-        raise InvalidInput(f"trim={recipe.trim} must lie between 0 and 0.5", "#/trim")
-    if recipe.trim and recipe.method != SplitJudge.METHOD:
-        raise InvalidInput(f"trim is for {SplitJudge.METHOD} calibration, not for {recipe.method}", "#/trim")
-    if not 2 <= recipe.folds <= MOST_FOLDS:
-        raise InvalidInput(
-            f"folds={recipe.folds} must lie between 2 and {MOST_FOLDS}: each is a detector to fit, store and score by", "#/folds"
-        )
-    if len(set(recipe.types)) < len(recipe.types):
-        raise InvalidInput(f"type {recipe.type!r} names one type twice", "#/type")
-    if (len(recipe.types) > 1) != (recipe.method == CombinedJudge.METHOD):
-        raise InvalidInput(f"{CombinedJudge.METHOD} calibration is for several types, joined by +, and they for it alone", "#/method")
-    order = np.random.default_rng(recipe.seed).permutation(rows)
-    if recipe.method == CrossJudge.METHOD:
-        return np.sort(order), np.sort(order)
-    held_out = round(rows * recipe.calibrate)
-    if (needed := rows_needed(recipe.alpha)) > held_out:
-        raise InvalidInput(
-            f"alpha={recipe.alpha} needs at least {needed} calibration rows, and {held_out} of {rows} rows are held out: "
-            f"give more rows, hold out a larger share, or accept an alpha of at least {1 / (held_out + 1):.3g}",
-            "#/alpha",
-        )
-    if rows - held_out < 2:
-        raise InvalidInput(f"{rows - held_out} of {rows} rows are left to fit on; at least 2 are needed", "#/calibrate")
-    return np.sort(order[held_out:]), np.sort(order[:held_out])
 
 
 def score(
@@ -295,19 +230,5 @@ def _check_width(rows: NDArray[Any], fitted: Fitted) -> None:
 
 
 def _unfitted(recipe: Recipe, kind: str, levels: tuple[Level, ...]) -> Detector[Any]:
-    cls = REGISTRY[kind]
-    parameters = dict(recipe.parameters)
-    if len(recipe.types) > 1:
-        if unknown := set(parameters) - set(recipe.types):
-            raise InvalidInput(f"parameters of several types stand under the name of each; {sorted(unknown)} is none", "#/parameters")
-        parameters = dict(parameters.get(kind, {}))
-    known = sorted(cls().get_params(deep=False))
-    if recipe.sum_levels:
-        if "levels" not in known:
-            raise InvalidInput(f"detector type {kind!r} knows no levels to sum over", "#/sum_levels")
-        parameters["levels"] = [level.width for level in levels]
-    if unknown := set(parameters) - set(known):
-        raise InvalidInput(
-            f"detector type {kind!r} has no parameter {', '.join(sorted(unknown))}; it has {', '.join(known)}", "#/parameters"
-        )
-    return cls(**parameters)
+    summed = {"levels": [level.width for level in levels]} if recipe.sum_levels else {}
+    return REGISTRY[kind](**parameters_of(recipe, kind), **summed)

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from models import Extractor
-from service.engine import Fitted, Recipe, chi_square_p_values, fit, score
+from service.engine import Fitted, chi_square_p_values, fit, score
 from service.errors import InvalidInput
 from service.features import Batch, extract
+from service.recipe import Recipe
 
 TEST_SHARE = 0.3  # of the normal rows; all anomalous rows are tested
 

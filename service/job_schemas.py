@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -14,23 +13,23 @@ from pydantic import ConfigDict, Field, StrictInt, StrictStr, ValidationError
 
 from detectors import REGISTRY
 from models import BUNDLED
-from service import codecs, engine, errors
+from service import codecs, errors
 from service.jobs import Job
 from service.judges import Method
 from service.names import checked_alias
 from service.problems import explained
+from service.recipe import MOST_FOLDS, Recipe, check, method_for, split
 from service.schemas import Schema
 from service.settings import Settings
 from service.sources.files import checked
 
 KIND = "fit"
-SOME_ROWS = 100
 
 
 class FitOptions(Schema):
     """All that a request to fit can say but the rows themselves."""
 
-    type: str = Field("gaussian", description=f"Type of the detector: {', '.join(REGISTRY)}.")
+    type: str = Field("gaussian", description=f"Type of the detector, or several joined by +: {', '.join(REGISTRY)}.")
     parameters: dict[str, Any] = Field({}, description="Parameters of the detector.")
     sum_levels: bool = Field(False, description="Model each tap by itself and add the scores up, instead of all together.")
     data: str | None = Field(
@@ -41,17 +40,25 @@ class FitOptions(Schema):
     )
     extractor: str | None = Field(None, description=f"A bundled network: {', '.join(BUNDLED)}. Images get one without asking.")
     taps: list[str] = Field([], description="Tensors to read features from, TENSOR or TENSOR=mean|max|none.")
-    method: Method = Field("split-conformal", description="Method of calibration.")
-    folds: int = Field(5, ge=2, le=engine.MOST_FOLDS, description="Folds of cross-conformal calibration.")
+    method: Method | None = Field(None, description="Method of calibration; `combined` for several types, else `split-conformal`.")
+    folds: int = Field(5, ge=2, le=MOST_FOLDS, description="Folds of cross-conformal calibration.")
     trim: float = Field(0.0, ge=0, le=0.5, description="Share of the highest calibration scores to leave out.")
     calibrate: float = Field(0.2, gt=0, lt=1, description="Share of the rows held out for calibration.")
     alpha: float = Field(0.01, gt=0, lt=1, description="Accepted false-alarm rate.")
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of the split into fit and calibration rows.")
     alias: str | None = Field(None, description="Alias to point at the new version.")
 
-    def recipe(self) -> engine.Recipe:
-        return engine.Recipe(
-            self.type, self.parameters, self.sum_levels, self.calibrate, self.alpha, self.seed, self.method, self.folds, self.trim
+    def recipe(self) -> Recipe:
+        return Recipe(
+            self.type,
+            self.parameters,
+            self.sum_levels,
+            self.calibrate,
+            self.alpha,
+            self.seed,
+            self.method or method_for(self.type),
+            self.folds,
+            self.trim,
         )
 
 
@@ -109,9 +116,8 @@ def parsed(body: bytes, settings: Settings) -> tuple[FitOptions, NDArray[np.floa
     else:
         check_data(options, settings)
     _check_options(options)
-    # Of data whose rows nobody has counted yet, all but their number is checked.
-    recipe = replace(options.recipe(), alpha=0.5, calibrate=0.5) if rows is None else options.recipe()
-    engine.split(SOME_ROWS if rows is None else len(rows), recipe)
+    if rows is not None:
+        split(len(rows), options.recipe())
     return options, rows
 
 
@@ -193,17 +199,7 @@ def _check_inline(options: FitOptions, rows: NDArray[np.float64], settings: Sett
 
 
 def _check_options(options: FitOptions) -> None:
-    if options.type not in REGISTRY:
-        raise errors.InvalidInput(f"there is no detector type {options.type!r}; there are {sorted(REGISTRY)}", "#/type")
-    known = sorted(REGISTRY[options.type]().get_params(deep=False))
-    if unknown := sorted(set(options.parameters) - set(known)):
-        raise errors.InvalidInput(
-            f"detector type {options.type!r} has no parameter {unknown}; it has {known}", f"#/parameters/{unknown[0]}"
-        )
-    if options.sum_levels and "levels" not in known:
-        raise errors.InvalidInput(f"detector type {options.type!r} knows no levels to sum over", "#/sum_levels")
-    if REGISTRY[options.type].LABELLED and options.classes is None:
-        raise errors.InvalidInput(f"detector type {options.type!r} learns the classes of the normal rows: give them", "#/classes")
+    check(options.recipe(), labelled=options.classes is not None)
     if options.extractor is not None and options.extractor not in BUNDLED:
         raise errors.InvalidInput(f"there is no bundled network {options.extractor!r}; there are {sorted(BUNDLED)}", "#/extractor")
     if options.alias is not None:

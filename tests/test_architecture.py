@@ -20,7 +20,6 @@ CODE_IN_DATA = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal",
 
 PLAIN, LONGEST = 300, 400  # lines: the first without a reason, the second at all
 LONG = {
-    "service/engine.py": "fit, score and their golden checks are one subject",
     "service/cli.py": "one function per command, with the help text of every option",
 }
 

@@ -21,8 +21,8 @@ from benchmarks.protocols import DRAWN_SHARE, PROTOCOLS, Trial
 from benchmarks.tables import BEGIN, END, by_set, per_set, summary, troubles, written
 from detectors import Gaussian
 from service import evaluation
-from service.engine import Recipe
 from service.features import Batch
+from service.recipe import Recipe
 
 RNG = np.random.default_rng(0)
 ROWS = RNG.normal(size=(200, 3)) * [1, 10, 100]

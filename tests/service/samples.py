@@ -9,6 +9,7 @@ import numpy as np
 from service import archive, engine
 from service.features import Batch
 from service.manifest import BlobReference, CalibrationRecord, GoldenRecord, LevelRecord, Manifest, Source
+from service.recipe import Recipe
 from service.store import CHUNK_BYTES, Store
 
 
@@ -48,7 +49,7 @@ def read_whole(store: Store, name: str, number: int) -> dict[str, bytes]:
 def fitted(scale: float = 1.0, *, width: int = 4, rows: int = 300) -> engine.Fitted:
     """A gaussian detector on normal rows with standard deviation ``scale``: another scale gives other scores."""
     data = scale * np.random.default_rng(0).standard_normal((rows, width))
-    return engine.fit(engine.Recipe(alpha=0.05), Batch(rows=data))
+    return engine.fit(Recipe(alpha=0.05), Batch(rows=data))
 
 
 def publish_fitted(store: Store, name: str, detector: engine.Fitted) -> int:

@@ -19,6 +19,7 @@ from PIL import Image
 from models import Extractor, Preprocessing
 from service import engine
 from service.features import Batch
+from service.recipe import Recipe
 from service.store import Store
 from tests.servers import ServiceProcess
 from tests.service.samples import publish_fitted
@@ -100,4 +101,4 @@ def pixel_extractor() -> Extractor:
 def fitted_images(count: int = 100) -> engine.Fitted:
     """A detector of images that is quick to fit."""
     images = Batch(images=[path.read_bytes() for path in NORMAL[:count]])
-    return engine.fit(engine.Recipe(alpha=0.1), images, pixel_extractor())
+    return engine.fit(Recipe(alpha=0.1), images, pixel_extractor())

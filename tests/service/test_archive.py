@@ -16,14 +16,15 @@ from service.archive import ArchiveError, pack, unpack
 from service.features import Batch
 from service.golden import GOLDEN_INPUT_BYTES, GOLDEN_ROWS
 from service.manifest import ExtractorRecord, Manifest, ManifestError, Source
+from service.recipe import Recipe
 from tests.service.samples import fitted
 from tests.service.served import NORMAL, fitted_images, network, pixel_extractor, rows
 
 SOURCE = Source(name="random", rows=300, sha256="0" * 64)
 MAKERS: dict[str, Callable[[], engine.Fitted]] = {
     "rows": fitted,
-    "named": lambda: engine.fit(engine.Recipe(alpha=0.05), Batch(rows=rows(300)), feature_names=list("äbcd")),
-    "levels": lambda: engine.fit(engine.Recipe(alpha=0.05, sum_levels=True), Batch(rows=rows(300))),
+    "named": lambda: engine.fit(Recipe(alpha=0.05), Batch(rows=rows(300)), feature_names=list("äbcd")),
+    "levels": lambda: engine.fit(Recipe(alpha=0.05, sum_levels=True), Batch(rows=rows(300))),
     "images": fitted_images,
 }
 
@@ -177,7 +178,7 @@ def test_large_images_are_no_golden_inputs() -> None:
     """They would make the version large; where all are large there are none, and the features alone are checked."""
     noise = np.random.default_rng(0).integers(0, 256, (40, 600, 600, 3), dtype=np.uint8)
     assert noise[0].nbytes > GOLDEN_INPUT_BYTES
-    before = engine.fit(engine.Recipe(alpha=0.2), Batch(images=list(noise)), pixel_extractor())
+    before = engine.fit(Recipe(alpha=0.2), Batch(images=list(noise)), pixel_extractor())
     manifest, blobs = pack(before, "boards", SOURCE)
     after = unpack(manifest, blobs.__getitem__, device="cpu")
     assert (len(after.golden.inputs), len(after.golden.features)) == (0, GOLDEN_ROWS)

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from models import Level
 from service import engine
-from service.engine import Recipe
 from service.errors import InvalidInput, VersionRefused
 from service.features import PIXELS_AT_A_TIME, Batch, fingerprint
 from service.golden import GOLDEN_INPUTS, GOLDEN_ROWS
+from service.recipe import Recipe, split
 from tests.service.served import NORMAL, fitted_images, pixels, rows
 
 RECIPE = Recipe(alpha=0.05)
@@ -24,23 +24,23 @@ RECIPE = Recipe(alpha=0.05)
 def test_the_split_is_disjoint_whole_and_repeatable(count: int, calibrate: float, seed: int) -> None:
     """Every row is on one side; the share held out is the one asked for; the same seed splits in the same way."""
     recipe = Recipe(calibrate=calibrate, alpha=0.5, seed=seed)
-    kept, held_out = engine.split(count, recipe)
+    kept, held_out = split(count, recipe)
     assert sorted([*kept, *held_out]) == list(range(count))
     assert len(held_out) == round(count * calibrate)
-    for first, second in zip(engine.split(count, recipe), (kept, held_out), strict=True):
+    for first, second in zip(split(count, recipe), (kept, held_out), strict=True):
         np.testing.assert_array_equal(first, second)
 
 
 def test_another_seed_splits_otherwise() -> None:
     """The split is drawn: neither the first rows nor the last ones."""
-    splits = {tuple(engine.split(300, replace(RECIPE, seed=seed))[1]) for seed in range(5)}
+    splits = {tuple(split(300, replace(RECIPE, seed=seed))[1]) for seed in range(5)}
     assert len(splits) == 5
 
 
 def test_rows_held_out_have_no_part_in_the_fit() -> None:
     """Whatever stands in the held-out rows, the state is the same; whatever stands in the others, it is not."""
     data = rows(300)
-    kept, held_out = engine.split(len(data), RECIPE)
+    kept, held_out = split(len(data), RECIPE)
     one = engine.fit(RECIPE, Batch(rows=data))
     data[held_out] *= 100
     other = engine.fit(RECIPE, Batch(rows=data))
@@ -55,7 +55,7 @@ def test_calibration_scores_are_those_of_the_rows_held_out() -> None:
     """Sorted, and no others."""
     data = rows(300)
     fitted = engine.fit(RECIPE, Batch(rows=data))
-    _, held_out = engine.split(len(data), RECIPE)
+    _, held_out = split(len(data), RECIPE)
     np.testing.assert_array_equal(fitted.judge.reference, np.sort(fitted.detector.scores(data[held_out])))
     assert (fitted.n_fit, fitted.n_calibration) == (240, 60)
 
@@ -80,7 +80,7 @@ def test_false_alarms_are_as_rare_as_promised() -> None:
         (Recipe(calibrate=float("nan")), 300, "calibrate=nan"),
         (Recipe(seed=-1), 1000, "seed=-1"),
         (Recipe(type="nope", alpha=0.05), 300, "no detector type 'nope'"),
-        (Recipe(parameters={"nope": 1}, alpha=0.05), 300, "no parameter nope; it has"),
+        (Recipe(parameters={"nope": 1}, alpha=0.05), 300, "no parameter 'nope'; it has"),
         (Recipe(parameters={"covariance": "nope"}, alpha=0.05), 300, "'covariance'"),
     ],
 )
@@ -150,7 +150,7 @@ def test_golden_rows_are_held_out_ones_with_their_scores() -> None:
     """They are of the data and no part of the fit, and an unchanged detector passes them."""
     data = rows(300)
     fitted = engine.fit(RECIPE, Batch(rows=data))
-    _, held_out = engine.split(len(data), RECIPE)
+    _, held_out = split(len(data), RECIPE)
     np.testing.assert_array_equal(fitted.golden.features, data[held_out[:GOLDEN_ROWS]])
     np.testing.assert_array_equal(fitted.golden.scores, fitted.detector.scores(fitted.golden.features))
     fitted.check("pumps", 3)

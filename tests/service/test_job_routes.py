@@ -140,7 +140,7 @@ REFUSED: list[tuple[dict[str, Any], int, str, str]] = [
     ({"rows": rows(400).tolist()}, 413, "#/rows", "the limit is 10000"),
     ({"type": "nonsense"}, 422, "#/type", "there is no detector type 'nonsense'"),
     ({"type": "class_gaussian"}, 422, "#/classes", "learns the classes"),
-    ({"parameters": {"wings": 2}}, 422, "#/parameters/wings", "has no parameter ['wings']"),
+    ({"parameters": {"wings": 2}}, 422, "#/parameters/wings", "has no parameter 'wings'"),
     ({"parameters": []}, 422, "#/parameters", "dictionary"),
     ({"wings": 2}, 422, "#/wings", "no such parameter or member"),
     ({"alpha": 1.0}, 422, "#/alpha", "less than 1, not 1.0"),

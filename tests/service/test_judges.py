@@ -11,11 +11,11 @@ import pytest
 from detectors import ParetoTail, outliers
 from service import engine
 from service.archive import pack, unpack
-from service.engine import Recipe
 from service.errors import InvalidInput
 from service.features import Batch
 from service.judges import ClassJudge, CrossJudge, SplitJudge
 from service.manifest import Manifest, Source
+from service.recipe import Recipe
 
 SOURCE = Source(name="made up", rows=600, sha256="0" * 64)
 CLASSES = np.repeat(["bolts", "nuts"], 300)

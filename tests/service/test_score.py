@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_limits
 from models import Extractor, bundled
 from service import engine
 from service.features import Batch
+from service.recipe import Recipe
 from service.settings import Settings
 from service.versions import Loaded, load
 from tests.servers import eventually
@@ -31,7 +32,7 @@ def fitted_by_network() -> engine.Fitted:
     """A detector on the bundled network's features of 120 images."""
     onnx_file, preprocessing, taps = bundled("mobilenet_v2")
     images = Batch(images=[path.read_bytes() for path in NORMAL[:120]])
-    return engine.fit(engine.Recipe(alpha=0.1), images, Extractor(onnx_file, preprocessing=preprocessing, taps=taps, device="cpu"))
+    return engine.fit(Recipe(alpha=0.1), images, Extractor(onnx_file, preprocessing=preprocessing, taps=taps, device="cpu"))
 
 
 @pytest.fixture(scope="module")
