@@ -1,10 +1,10 @@
 """What the Gaussian kernels cost, beside what this machine's products and memory reach, and beside others.
 
-    python -m benchmarks.kernels            # some minutes, and 1.6 GB in a temporary folder
+    python -m benchmarks.kernels            # some minutes, and 400 MB in a temporary folder
     python -m benchmarks.kernels --quick    # half a minute
 
-prints Markdown tables, each figure the median of alternating repetitions on one thread, with its
-spread (half the range between quartiles, in per cent of the median):
+prints Markdown tables row by row as they are measured. Each figure is the median of alternating repetitions on one thread, with
+its spread (half the range between quartiles, in per cent of the median), the last two tables excepted, of one run each:
 
 * rates: square products and a copy of 256 MiB
 * scoring: ``VarianceNorm.squared`` against the full product ``X @ W``, scikit-learn's ``mahalanobis`` and,
@@ -33,8 +33,9 @@ from detectors.covariance import ledoit_wolf
 from detectors.moments import Moments
 from detectors.norm import VarianceNorm
 
-SECONDS = 0.3  # of repetitions per figure
+SECONDS = 0.1  # of repetitions per figure
 FITTED_ROWS = 4  # times the width, for what has to be fitted
+LEAST_REPETITIONS = 3
 LARGEST_MCD = 64  # columns, beyond which PyOD's MCD takes minutes to fit
 
 
@@ -43,7 +44,7 @@ def alternating(calls, seconds):
     inner = {name: max(1, int(seconds / 50 / _once(call))) for name, call in calls.items()}
     times = {name: [] for name in calls}
     until = time.perf_counter() + seconds * len(calls)
-    while time.perf_counter() < until or len(times[next(iter(calls))]) < 5:
+    while time.perf_counter() < until or len(times[next(iter(calls))]) < LEAST_REPETITIONS:
         for name, call in calls.items():
             call()  # or the first would find the cache as the last left it
             start = time.perf_counter()
@@ -55,16 +56,15 @@ def alternating(calls, seconds):
 
 def rates(seconds):
     """Markdown: rates of this machine on one thread."""
-    lines = ["| what | rate |", "|---|--:|"]
+    yield from ("| what | rate |", "|---|--:|")
     rng = np.random.default_rng(0)
     for dtype in ("float32", "float64"):
         square = rng.normal(size=(1024, 1024)).astype(dtype)
         taken, spread = alternating({"product": lambda square=square: square @ square}, seconds)["product"]
-        lines.append(f"| product of 1024 x 1024, {dtype} | {2 * 1024**3 / taken / 1e9:.0f} GFLOP/s ± {100 * spread / taken:.0f} % |")
+        yield f"| product of 1024 x 1024, {dtype} | {2 * 1024**3 / taken / 1e9:.0f} GFLOP/s ± {100 * spread / taken:.0f} % |"
     source, target = np.ones(2**25), np.empty(2**25)
     taken, spread = alternating({"copy": lambda: np.copyto(target, source)}, seconds)["copy"]
-    lines.append(f"| copy of 256 MiB, read and written | {2 * source.nbytes / taken / 1e9:.0f} GB/s ± {100 * spread / taken:.0f} % |")
-    return lines
+    yield f"| copy of 256 MiB, read and written | {2 * source.nbytes / taken / 1e9:.0f} GB/s ± {100 * spread / taken:.0f} % |"
 
 
 def full_product(rows, mean, whiten):
@@ -74,7 +74,7 @@ def full_product(rows, mean, whiten):
 
 def scoring(widths, counts, seconds):
     """Markdown: time of ours, and of each other as a multiple of it."""
-    lines = ["| rows x columns, type | ours | error | full product | scikit-learn | PyOD |", "|---|--:|--:|--:|--:|--:|"]
+    yield from ("| rows x columns, type | ours | error | full product | scikit-learn | PyOD |", "|---|--:|--:|--:|--:|--:|")
     for width in widths:
         rng = np.random.default_rng(width)
         mix = rng.normal(size=(width, width)) / np.sqrt(width) + np.eye(width)
@@ -97,16 +97,15 @@ def scoring(widths, counts, seconds):
                 taken = alternating(calls, seconds)
                 ours = taken["ours"][0]
                 others = ", ".join(f"{name} {taken[name][0] / ours:.1f}x" for name in pyod) or "not installed"
-                lines.append(
+                yield (
                     f"| {count} x {width}, {dtype} | {_time(taken['ours'])} | {error:.0e} | {taken['full'][0] / ours:.2f}x "
                     f"| {taken['sklearn'][0] / ours:.1f}x | {others} |"
                 )
-    return lines
 
 
 def one_row(widths, seconds):
     """Markdown: one row by the kernel, and with all checks."""
-    lines = ["| columns, type | kernel | `Gaussian.scores` |", "|---|--:|--:|"]
+    yield from ("| columns, type | kernel | `Gaussian.scores` |", "|---|--:|--:|")
     for width in widths:
         rows = np.random.default_rng(0).normal(size=(2 * width, width))
         for precision in ("float32", "float64"):
@@ -115,21 +114,18 @@ def one_row(widths, seconds):
             norm = detector.state_.levels[0]
             calls = {"kernel": lambda norm=norm, row=row: norm.squared(row), "scores": lambda d=detector, row=row: d.scores(row)}
             taken = alternating(calls, seconds)
-            lines.append(f"| {width}, {precision} | {_time(taken['kernel'])} | {_time(taken['scores'])} |")
-    return lines
+            yield f"| {width}, {precision} | {_time(taken['kernel'])} | {_time(taken['scores'])} |"
 
 
-def shrinkage(shapes, repetitions):
-    """Markdown: Ledoit–Wolf in processes that do nothing else, ours and scikit-learn's in turn."""
-    lines = ["| rows x columns | ours | scikit-learn | faster | memory above start, ours | scikit-learn's | shrinkage differs by |"]
-    lines.append("|---|--:|--:|--:|--:|--:|--:|")
+def shrinkage(shapes):
+    """Markdown: Ledoit–Wolf in processes that do nothing else, ours and then scikit-learn's."""
+    yield "| rows x columns | ours | scikit-learn | faster | memory above start, ours | scikit-learn's | shrinkage differs by |"
+    yield "|---|--:|--:|--:|--:|--:|--:|"
     for shape in shapes:
-        found = {name: [_apart(_shrinkage, name, shape) for _ in range(repetitions)] for name in ("ours", "scikit-learn")}
-        (ours, theirs), (memory, more) = ([np.median([run[k] for run in found[name]]) for name in found] for k in (0, 1))
-        gap = abs(found["ours"][0][2] / found["scikit-learn"][0][2] - 1)
+        (ours, memory, intensity), (theirs, more, expected) = (_apart(_shrinkage, name, shape) for name in ("ours", "scikit-learn"))
+        gap = abs(intensity / expected - 1)
         times = f"{ours:.2f} s | {theirs:.2f} s | {theirs / ours:.1f}x"
-        lines.append(f"| {shape[0]} x {shape[1]} | {times} | {memory:.0f} MB | {more:.0f} MB | {gap:.0e} |")
-    return lines
+        yield f"| {shape[0]} x {shape[1]} | {times} | {memory:.0f} MB | {more:.0f} MB | {gap:.0e} |"
 
 
 def from_file(shape, dtype="float32"):
@@ -144,8 +140,8 @@ def from_file(shape, dtype="float32"):
         size = rows.nbytes
         del rows
         seconds, memory = _apart(_fit_file, str(path))
-    head = ["| rows x columns, type | size of the file | fit | peak memory that is no file's |", "|---|--:|--:|--:|"]
-    return [*head, f"| {shape[0]} x {shape[1]}, {dtype} | {size / 1e6:.0f} MB | {seconds:.1f} s | {memory:.0f} MB |"]
+    yield from ("| rows x columns, type | size of the file | fit | peak memory that is no file's |", "|---|--:|--:|--:|")
+    yield f"| {shape[0]} x {shape[1]}, {dtype} | {size / 1e6:.0f} MB | {seconds:.1f} s | {memory:.0f} MB |"
 
 
 class Peak:
@@ -227,13 +223,18 @@ def main():
     parser.add_argument("--quick", action="store_true", help="few shapes, small, to see that it works")
     quick = parser.parse_args().quick
     seconds = SECONDS / 10 if quick else SECONDS
+    widths, counts = ([64, 512], [1, 32, 1024]) if quick else ([64, 256, 512, 1280, 2048], [1, 32, 1024, 4096])
     with threadpool_limits(1):
-        print("\n".join(rates(seconds)), end="\n\n")
-        widths, counts = ([64, 512], [1, 32, 1024]) if quick else ([64, 256, 512, 1280, 2048], [1, 32, 1024, 20_000])
-        print("\n".join(scoring(widths, counts, seconds)), end="\n\n")
-        print("\n".join(one_row([64, 512] if quick else [64, 256, 512, 1280, 2048], SECONDS)), end="\n\n")
-    print("\n".join(shrinkage([(10_000, 256)] if quick else [(100_000, 512), (20_000, 2048)], 1 if quick else 3)), end="\n\n")
-    print("\n".join(from_file((20_000, 512) if quick else (200_000, 2048))))
+        for lines in (rates(seconds), scoring(widths, counts, seconds), one_row(widths, seconds)):
+            _printed(lines)
+    _printed(shrinkage([(10_000, 256)] if quick else [(100_000, 512), (20_000, 2048)]))
+    _printed(from_file((20_000, 512) if quick else (50_000, 2048)))
+
+
+def _printed(lines):
+    for line in lines:
+        print(line, flush=True)
+    print()
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import product
 
 import numpy as np
-from scipy.stats import chi2, expon, lognorm, norm, t, uniform
+from scipy.stats import chi2, expon, f, lognorm, norm, t, uniform
 
 from benchmarks.rates import DEVIATIONS, marked, table
 from detectors import Calibration, ParetoTail
@@ -29,6 +29,7 @@ LAWS = {
     "uniform (the tail ends)": uniform(),
     "log-normal": lognorm(1),
     "Student, 5 degrees": t(5),
+    "squared distance of Student rows, 10 features": f(10, 5),
     "normal, 1 in 500 of another kind": Rare(),
 }
 

@@ -234,7 +234,7 @@ class AdditiveDetector(Detector[StateT], Generic[StateT, StatisticsT]):
         return self._conclude(statistics if first else self._sums() + statistics)
 
     def forget(self, X: ArrayLike, y: Any = None) -> Self:
-        """Take rows ``X`` (n, d), learned before with classes ``y``, out again: the state is that of the other rows."""
+        """Take rows ``X`` (n, d), learned before with classes ``y``, out again; ValueError where rounding leaves too little."""
         self._require_state()
         rows = self._validated(X, reset=False)
         return self._conclude(self._sums() - self.statistics(rows, **self._labels(y, len(rows))))

@@ -9,11 +9,12 @@ from math import ceil, isfinite
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import false_discovery_control
 
 from detectors.arrays import Scores
 
 PValues = NDArray[np.float64]  # (n,), in (0, 1]
+
+ROUNDING = 4 * np.finfo(np.float64).eps  # relative, of k alpha / m: unequal shares of whole numbers lie farther apart
 
 
 class AlphaTooSmall(ValueError):
@@ -134,11 +135,14 @@ def outliers(p_values: PValues, alpha: float, *, fdr: bool = False) -> NDArray[n
     *among the alarms* is at most ``alpha`` times the share of normal rows, if the p-values of the
     normal rows are independent, or depend on each other and on the rest *positively* (PRDS,
     Benjamini and Yekutieli 2001). P-values of one ``Calibration`` of continuous scores do (Bates, Candès, Lei,
-    Romano and Sesia 2023), given that the rows of the batch are independent.
+    Romano and Sesia 2023), given that the rows of the batch are independent. P-values equal to their bound but for rounding count as equal.
 
     >>> outliers(np.array([0.01, 0.04, 0.5]), 0.05), outliers(np.array([0.01, 0.04, 0.5]), 0.05, fdr=True)
     (array([ True,  True, False]), array([ True, False, False]))
     """
-    judged = false_discovery_control(p_values) if fdr and len(p_values) else p_values
-    decisions: NDArray[np.bool_] = judged <= alpha
+    if fdr:
+        limits = np.arange(1, len(p_values) + 1) * alpha / len(p_values) * (1 + ROUNDING)
+        passed = np.flatnonzero(np.sort(p_values) <= limits)
+        alpha = float(np.sort(p_values)[passed[-1]]) if len(passed) else -np.inf
+    decisions: NDArray[np.bool_] = p_values <= alpha
     return decisions

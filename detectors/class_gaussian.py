@@ -13,11 +13,14 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from detectors.arrays import Attributions, Matrix, Rows, Scores, Vector
 from detectors.base import NUMBERS, AdditiveDetector
-from detectors.covariance import ESTIMATORS
+from detectors.covariance import estimated
 from detectors.gaussian import check_lengths, unit_length
 from detectors.labels import Labels, decoded, encoded
-from detectors.moments import BLOCK_ROWS, NEGATIVE_SHARE, Moments
+from detectors.moments import BLOCK_ROWS, Moments, check_not_negative
 from detectors.norm import VarianceNorm
+
+LEAST_DIGITS = 1e-6  # relative error of a difference of two whitened vectors beyond which it is computed anew
+SEARCHES = 5  # of the nearest class, each from the one found before
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,7 @@ class ClassStatistics:
     counts: Vector  # (K,)
     means: Matrix  # (K, d)
     within: Matrix  # (d, d), sum over rows of the outer square of their difference to the mean of their class
+    peaks: Vector  # (d,), the largest that the diagonal of ``within`` ever was, see ``Moments``
 
     @classmethod
     def of(cls, rows: Rows, labels: Labels, prepared: Callable[[Rows], Rows]) -> ClassStatistics:
@@ -53,7 +57,7 @@ class ClassStatistics:
         means = firsts + sums / counts[:, None]
         for _, block in centred(means):
             within += block.T @ block
-        return cls(*encoded(classes), counts.astype(np.float64), means, within)
+        return cls(*encoded(classes), counts.astype(np.float64), means, within, np.diag(within).copy())
 
     @property
     def classes(self) -> Labels:
@@ -85,9 +89,9 @@ class ClassStatistics:
         share = np.divide(sign * others, total, out=np.zeros_like(total), where=left)
         gap = other_mean - mean
         within = self.within + sign * other.within + (gap * (count * share)[:, None]).T @ gap
-        if np.diag(within).min() < -NEGATIVE_SHARE * np.diag(self.within).max():
-            raise ValueError("rows to be taken out are not among those summed: a variance would be negative")
-        return ClassStatistics(*encoded(classes[left]), total[left], (mean + share[:, None] * gap)[left], within)
+        peaks = np.maximum(np.maximum(self.peaks, other.peaks), np.diag(within))
+        check_not_negative(within, peaks)
+        return ClassStatistics(*encoded(classes[left]), total[left], (mean + share[:, None] * gap)[left], within, peaks)
 
     def _spread(self, classes: Labels) -> tuple[Vector, Matrix]:
         """Counts and means of ``classes``, a superset of the own, 0 for one that is not there."""
@@ -98,11 +102,11 @@ class ClassStatistics:
 
     def moments(self) -> tuple[Moments, Moments]:
         """Moments of the rows within their classes, and of all rows; the orders beyond the second are unknown and NaN."""
-        mean = self.counts @ self.means / self.counts.sum()
-        gaps = self.means - mean
-        unknown = np.full(len(mean), np.nan)
+        gaps = self.means - self.means[0]  # or the mean of equal rows would be off by its rounding, which would be their variance
+        gaps -= self.counts @ gaps / self.counts.sum()
+        mean = self.means[0] - gaps[0]
         scatters = (self.within, self.within + (gaps * self.counts[:, None]).T @ gaps)
-        within, total = (Moments(int(self.counts.sum()), mean, scatter, unknown, np.nan) for scatter in scatters)
+        within, total = (Moments.of_scatter(int(self.counts.sum()), mean, s, np.maximum(self.peaks, np.diag(s))) for s in scatters)
         return within, total
 
 
@@ -147,8 +151,9 @@ class ClassGaussian(AdditiveDetector[ClassGaussianState, ClassStatistics]):
 
     Notes
     -----
-    ``partial_fit``, ``merge`` and ``forget`` are exact and take classes that come and go. Not an outlier detector in the sense
-    of scikit-learn's tags, since those are fitted without ``y``.
+    ``partial_fit``, ``merge`` and ``forget`` take classes that come and go and are exact, the last up to the rounding of the sums with
+    the rows in: where that leaves fewer than six digits of a variance, it raises ValueError and changes nothing.
+    Not an outlier detector in the sense of scikit-learn's tags, since those are fitted without ``y``.
     Fit: :math:`nd^2 + O(d^3)` floating-point operations, :math:`O(d^2 + Kd)` memory; score: :math:`2d^2 + 2Kd` per row, and
     :math:`d^2` more with ``relative``.
 
@@ -215,7 +220,7 @@ class ClassGaussian(AdditiveDetector[ClassGaussianState, ClassStatistics]):
         within, total = statistics.moments()
         spread = np.diag(total.scatter) / total.count
         norm, background = self._norm(within, spread), self._norm(total, spread) if self.relative else None
-        centres = norm.whitened(statistics.means).astype(np.float64)
+        centres = (statistics.means - norm.mean) @ norm.whiten  # in float64 whatever the precision of scoring
         return ClassGaussianState(statistics.codes, statistics.text, statistics.means, centres, norm, background, statistics)
 
     def anomaly_scores(self, state: ClassGaussianState, rows: Rows) -> Scores:
@@ -226,7 +231,7 @@ class ClassGaussian(AdditiveDetector[ClassGaussianState, ClassStatistics]):
     def attribute(self, state: ClassGaussianState, rows: Rows) -> Attributions:
         rows = self._prepared(rows)
         nearest, _ = _nearest(state, rows)
-        shares = state.norm.contributions(rows - (state.means[nearest] - state.norm.mean))
+        shares = state.norm.shares(rows - state.means[nearest])
         return shares if state.background is None else shares - state.background.contributions(rows)
 
     def nearest_class(self, X: ArrayLike) -> Labels:
@@ -237,10 +242,9 @@ class ClassGaussian(AdditiveDetector[ClassGaussianState, ClassStatistics]):
         return decoded(self.state_.codes, self.state_.text)[nearest]
 
     def _norm(self, moments: Moments, spread: Vector) -> VarianceNorm:
-        covariance, _ = ESTIMATORS[self.covariance](moments)
         return VarianceNorm.of(
             moments.mean,
-            covariance,
+            estimated(self.covariance, moments),
             rank_tolerance=self.rank_tolerance,
             precision=self.precision,
             spread=spread,
@@ -254,9 +258,12 @@ class ClassGaussian(AdditiveDetector[ClassGaussianState, ClassStatistics]):
 def _nearest(state: ClassGaussianState, rows: Rows) -> tuple[NDArray[np.int_], Scores]:
     """Number of the nearest class of each of ``rows`` (n, d), and the squared distance to its mean.
 
-    The nearest is found through products, which cancel; its distance is then computed without.
+    The nearest is found through products, which cancel; its distance is then computed without. Where the row lies so much
+    nearer to it than to the mean of all rows that fewer than six digits are left, both are computed again from there.
     """
     numbers, squared = np.empty(len(rows), np.int_), np.empty(len(rows))
+    # The search loses digits of squares in float64, the difference digits of lengths in the precision of scoring.
+    cancelled = max(np.finfo(np.float64).eps / LEAST_DIGITS, (np.finfo(state.norm.whiten.dtype).eps / LEAST_DIGITS) ** 2)
     lengths = np.einsum("ij,ij->i", state.centres, state.centres)
     for start in range(0, len(rows), BLOCK_ROWS):
         block = slice(start, start + BLOCK_ROWS)
@@ -264,4 +271,21 @@ def _nearest(state: ClassGaussianState, rows: Rows) -> tuple[NDArray[np.int_], S
         numbers[block] = np.argmin(lengths - 2 * whitened @ state.centres.T, axis=1)
         gaps = whitened - state.centres[numbers[block]]
         squared[block] = np.einsum("ij,ij->i", gaps, gaps)
+        lost = start + np.flatnonzero(squared[block] < cancelled * np.einsum("ij,ij->i", whitened, whitened))
+        if len(lost):
+            numbers[lost], squared[lost] = _nearest_about(state, rows[lost], numbers[lost])
     return numbers, squared
+
+
+def _nearest_about(state: ClassGaussianState, rows: Rows, numbers: NDArray[np.int_]) -> tuple[NDArray[np.int_], Scores]:
+    """As ``_nearest``, from differences to the means of classes ``numbers`` (n,), near to the ``rows``, in place of the mean of all."""
+    for _ in range(SEARCHES):
+        gaps = ((rows - state.means[numbers]).astype(state.norm.whiten.dtype) @ state.norm.whiten).astype(np.float64, copy=False)
+        found = numbers.copy()
+        for number in np.unique(numbers):
+            members, apart = numbers == number, state.centres - state.centres[number]
+            found[members] = np.argmin(np.einsum("ij,ij->i", apart, apart) - 2 * gaps[members] @ apart.T, axis=1)
+        if (found == numbers).all():
+            break
+        numbers, gaps = found, gaps - (state.centres[found] - state.centres[numbers])
+    return numbers, np.einsum("ij,ij->i", gaps, gaps)

@@ -65,5 +65,7 @@ class GroupedCalibration:
         unknown = ~np.isin(labels, self.groups)
         if unknown.any():
             row = int(np.argmax(unknown))
-            raise ValueError(f"row {row} is of class {labels[row].item()!r}, which has no calibration rows; there are {self.groups.tolist()}")
+            raise ValueError(
+                f"row {row} is of class {labels[row].item()!r}, which has no calibration rows; there are {self.groups.tolist()}"
+            )
         return np.searchsorted(self.groups, labels)

@@ -130,7 +130,10 @@ class VarianceNorm:
         The shares of a row add up to its squared norm. A share is negative where a feature makes
         the others' deviation more plausible.
         """
-        centred = rows - self.mean
+        return self.shares(rows - self.mean)
+
+    def shares(self, centred: Rows) -> Attributions:
+        """``contributions`` of rows (n, d) whose centre has been taken off already."""
         return np.asarray(centred * (centred @ self.whiten @ self.whiten.T))
 
     def components(self) -> tuple[Vector, Matrix]:

@@ -65,7 +65,8 @@ class Signature(Detector[SignatureState]):
     augmentations : sequence of {"time", "basepoint", "lead_lag", "invisibility"}, default=("time",)
         Applied in this order.
     scaling : {"corpus", "stream", "none"}, default="corpus"
-        Each channel to [0, 1] by the least and largest value in the corpus, or by those of the stream itself.
+        Each channel to [0, 1] by the least and largest value in the corpus, or by those of the stream itself. With "corpus" one
+        path 1e9 times as large squeezes all others to nothing: rank 1, and scores that tell nothing. So it is with "none".
     neighbours : int, default=1
         The distance to this many-th nearest path.
     rank_tolerance : float, default=1e-6

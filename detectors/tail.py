@@ -30,7 +30,8 @@ class ParetoTail:
     **Where it holds.** Up to the largest calibration score the p-value is the counted one, and beyond it the smaller of the
     counted one, 1 / (n + 1), and the model's. So every decision at an alpha of at least 1 / (n + 1) is the same as without
     the tail, with its guarantee; decisions at a smaller alpha rest on the model alone. It is at home with scores of smooth
-    tails; it errs where strange but normal rows are of another kind than the rest and too rare to be among the calibration rows.
+    tails; it errs where strange but normal rows are of another kind than the rest and too rare to be among the calibration rows. Not
+    for a trimmed calibration (``Calibration.of(scores, trim=…)``): with its highest scores cut off it shows no tail, and cannot tell so.
 
     **Choices.** u is the (k + 1)-th largest score with k = max(50, n / 10). The fit is that of Hosking and Wallis (1987) by
     probability-weighted moments: it always exists, and errs less than maximum likelihood below some 500 excesses. A negative shape,

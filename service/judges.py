@@ -81,12 +81,13 @@ class SplitJudge(Judge):
     METHOD: ClassVar[Method] = "split-conformal"
     detector: Detector[Any]
     calibration: Calibration
+    trim: float = 0.0  # share of the highest scores that the calibration has lost
 
     @classmethod
     def fitted(cls, detector: Detector[Any], features: Features, labels: Any, held: Held, trim: float) -> Self:
         kept, held_out = held
         detector.fit(features[kept], None if labels is None else labels[kept])
-        return cls(detector, Calibration.of(detector.scores(features[held_out]), trim=trim))
+        return cls(detector, Calibration.of(detector.scores(features[held_out]), trim=trim), trim)
 
     @property
     def detectors(self) -> tuple[Detector[Any], ...]:
@@ -97,6 +98,8 @@ class SplitJudge(Judge):
         return self.calibration.scores
 
     def judge(self, features: Features, alpha: float, *, tail: bool = False) -> Judgement:
+        if tail and self.trim:
+            raise ValueError("a Pareto tail needs the highest calibration scores, and those of this version were trimmed")
         rule = ParetoTail.of(self.calibration) if tail else self.calibration
         rule.check_alpha(alpha)
         scores = self.detector.scores(features)
@@ -106,12 +109,12 @@ class SplitJudge(Judge):
         return self.detector.scores(features)
 
     def arrays(self) -> Arrays:
-        return {"scores": self.calibration.scores}
+        return {"scores": self.calibration.scores, "trim": np.array(self.trim)}
 
     @classmethod
     def restored(cls, detectors: Sequence[Detector[Any]], arrays: Arrays) -> Self:
         (detector,) = detectors
-        return cls(detector, Calibration.of(arrays["scores"]))
+        return cls(detector, Calibration.of(arrays["scores"]), float(arrays["trim"]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ def moments(rows):
         scatter += np.outer(centred, centred)
         cubic += length * centred
         quartic += length * length
-    return len(rows), mean, scatter, cubic, quartic
+    return len(rows), mean, scatter, cubic, quartic, np.append(np.diag(scatter), quartic)
 
 
 def squared_distances(mean, covariance, rows):

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import betabinom, binom
 
 from benchmarks import calibration, rates, tails
-from detectors import Calibration, Gaussian
+from detectors import Calibration, CrossConformal, Gaussian
 
 
 @pytest.mark.parametrize(("size", "alpha"), [(99, 0.01), (99, 0.05), (199, 0.1), (50, 0.1), (18, 0.05)])
@@ -52,6 +52,23 @@ def test_a_detector_that_breaks_the_promise_is_told(monkeypatch):
     told, kept = text.splitlines()[-2:]
     assert "outside" in told
     assert "outside" not in kept
+
+
+@pytest.mark.parametrize(("factor", "told"), [(1, False), (0.3, True), (3, True)])
+def test_a_cross_conformal_rate_within_its_bound_but_not_about_alpha_is_told(factor, told, monkeypatch):
+    """P-values too small by a factor of three keep the bound for few rows, and those too large do; neither rate is about alpha."""
+
+    class Scaled(CrossConformal):
+        def score(self, rows):
+            scores, p_values = super().score(rows)
+            return scores, p_values * factor
+
+    monkeypatch.setattr(rates, "CrossConformal", Scaled)
+    monkeypatch.setattr(rates, "REGISTRY", {"gaussian": Gaussian})
+    text, outside = rates.by_folds(40)
+    assert "**" not in text
+    assert outside == [f"cross-conformal gaussian at alpha {a}, not about alpha (seen, not promised)" for a in (0.05, 0.1)] * told
+    assert text.count("*not about alpha*") == len(outside)
 
 
 def test_rare_scores_have_the_rate_of_their_law():

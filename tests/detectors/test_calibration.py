@@ -1,5 +1,8 @@
 """Calibration: the formulas on examples, laws over any scores, and the promised rates on random data."""
 
+from fractions import Fraction
+from itertools import product
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -234,6 +237,21 @@ def test_calibration_on_the_fitted_rows_fails_too():
 def test_benjamini_hochberg_equals_its_slow_twin(p_values, alpha):
     """With ``fdr`` the decisions are those of the step-up procedure, for any batch, the empty one included."""
     np.testing.assert_array_equal(outliers(np.array(p_values), alpha, fdr=True), naive.benjamini_hochberg(p_values, alpha))
+
+
+def test_benjamini_hochberg_loses_no_tie_to_rounding():
+    """A p-value j / (n + 1) that equals k alpha / m as a fraction is within its bound, for all n up to 600 and batches of up to 50 rows."""
+    cases = 0
+    for alpha, total, size in product((Fraction(1, 100), Fraction(1, 20), Fraction(1, 10)), range(20, 602), (7, 20, 25, 50)):
+        for place in range(1, size + 1):
+            count = place * alpha * total / size
+            if count.denominator == 1:
+                p_values = np.where(np.arange(size) < place, int(count) / total, 1.0)
+                np.testing.assert_array_equal(outliers(p_values, float(alpha), fdr=True), p_values < 1)
+                above = np.where(np.arange(size) < place, (int(count) + 1) / total, 1.0)
+                assert not outliers(above, float(alpha), fdr=True).any()
+                cases += 1
+    assert cases > 1000
 
 
 def test_benjamini_hochberg_on_the_worked_example():

@@ -87,6 +87,62 @@ def test_a_class_of_which_all_is_forgotten_is_gone():
         detector.partial_fit(ROWS[:3], [1, 2, 3])
 
 
+@pytest.mark.parametrize("covariance", ["empirical", "oas", "spiked"])
+def test_a_far_row_is_forgotten_exactly_or_refused(covariance):
+    """Up to half a million standard deviations away scores are those of the other rows to 1e-5, beyond forgetting is refused."""
+    expected, far = ClassGaussian(covariance=covariance).fit(ROWS, LABELS).scores(QUERIES), []
+    for exponent in range(1, 16):
+        row = 0.5 * 10.0**exponent * ROWS[LABELS == "dog"].std(axis=0)[None]
+        detector = ClassGaussian(covariance=covariance).fit(np.vstack([ROWS, row]), np.append(LABELS, "dog"))
+        try:
+            np.testing.assert_allclose(detector.forget(row, ["dog"]).scores(QUERIES), expected, rtol=1e-5)
+        except ValueError as error:
+            assert "fit again without those rows" in str(error)
+            far.append(exponent)
+    assert far == list(range(7, 16))
+
+
+@pytest.mark.parametrize("covariance", ["oas", "spiked"])
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+def test_the_nearest_class_is_found_however_far_another_is(covariance, precision):
+    """With one row of 50 at 10^k standard deviations distances equal those by 80 bits, to 1e-5 or fitting is refused; shares add up."""
+    rows = np.random.default_rng(0).normal(size=(50, 4)) + np.arange(50)[:, None] % 3
+    fitted = 0
+    for exponent in range(13):
+        rows[6] = 10.0**exponent
+        detector = ClassGaussian(covariance=covariance, precision=precision)
+        try:
+            state = detector.fit(rows, np.arange(50) % 3).state_
+        except ValueError as error:
+            assert precision == "float32"
+            assert "would put an error" in str(error)
+            continue
+        exact = ClassGaussian(covariance=covariance).fit(rows, np.arange(50) % 3).state_
+        whiten = exact.norm.whiten.astype(np.longdouble)
+        gaps = [(rows.astype(np.longdouble) - mean) @ whiten for mean in state.means]
+        expected = np.min([np.square(gap).sum(axis=1) for gap in gaps], axis=0).astype(float)
+        np.testing.assert_allclose(detector.scores(rows), expected, rtol=1e-5)
+        shares = detector.attributions(rows)
+        assert (np.abs(shares.sum(axis=1) - expected) <= 1e-5 * np.abs(shares).sum(axis=1)).all()
+        fitted += 1
+    assert fitted == 13 if covariance == "oas" or precision == "float64" else fitted >= 2
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_equal_rows_in_several_classes_vary_in_neither_distance(normalize):
+    """Where all rows are equal both distances of a relative score are of the same unit, and no row scores below them."""
+    for row in np.random.default_rng(3).normal(size=(20, 1, 4)):
+        detector = ClassGaussian(relative=True, normalize=normalize, covariance="oas").fit(np.repeat(row, 21, axis=0), np.arange(21) % 3)
+        assert detector.scores(np.vstack([row, 1e6 * QUERIES[:, :4]])).min() >= -1e-6
+
+
+def test_shares_add_up_far_from_the_origin():
+    """Directions of rows 1e12 from the origin have few digits; shares and scores are of the same ones."""
+    detector = ClassGaussian(covariance="oas", normalize=True).fit(ROWS + 1e12, LABELS)
+    scores = detector.scores(QUERIES + 1e12)
+    np.testing.assert_allclose(detector.attributions(QUERIES + 1e12).sum(axis=1), scores, rtol=1e-9)
+
+
 @pytest.mark.parametrize("labels", [["b", "äx", ""], [3, -(2**53), 2**53], [True, False, True], [1.0, 2.0, 5.0]])
 def test_classes_come_back_as_they_went_in(labels):
     """Text and whole numbers survive the numbers that a state holds."""

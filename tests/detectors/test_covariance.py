@@ -113,7 +113,7 @@ def test_a_spike_is_undone():
     observed = spike * (1 + ratio / (spike - 1))
     noise = marchenko_pastur_median(ratio)  # of the other eigenvalues, which makes the estimated noise variance 1
     scatter = 200 * np.diag(np.append(np.full(width - 1, noise), observed))
-    covariance, share = spiked(Moments(200, np.zeros(width), scatter, np.full(width, np.nan), np.nan))
+    covariance, share = spiked(Moments.of_scatter(200, np.zeros(width), scatter, np.diag(scatter)))
     cosine = (1 - ratio / (spike - 1) ** 2) / (1 + ratio / (spike - 1))
     np.testing.assert_allclose(np.diag(covariance), np.append(np.ones(width - 1), spike / (cosine + spike * (1 - cosine))), rtol=1e-9)
     assert share == pytest.approx(0.99)

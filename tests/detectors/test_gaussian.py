@@ -263,6 +263,49 @@ def test_forgetting_gives_the_model_without_those_rows(digits):
     np.testing.assert_allclose(one_by_one.scores(digits[300:400]), expected, rtol=1e-9)
 
 
+@pytest.mark.parametrize("covariance", ["ledoit_wolf", "oas", "empirical", "spiked"])
+@pytest.mark.parametrize("stages", [1, 2])
+def test_a_far_row_is_forgotten_exactly_or_refused(covariance, stages):
+    """A row v standard deviations away, alone or before another nearer one, leaves the others' scores to 1e-5, or ValueError and no change.
+
+    How far it may lie is documented: a million standard deviations, with Ledoit–Wolf a thousand.
+    """
+    rng = np.random.default_rng(1)
+    mix = np.linalg.cholesky(0.8 ** np.abs(np.subtract.outer(np.arange(5), np.arange(5))))
+    rows, queries = (rng.normal(size=(n, 5)) @ mix.T + 3 for n in (500, 100))
+    expected = Gaussian(covariance=covariance).fit(rows).scores(queries)
+    refused = []
+    for exponent in range(1, 16):
+        far = 3 + 10.0**exponent * np.array([np.ones(5), 1e-4 * np.ones(5)])[:stages]
+        detector = Gaussian(covariance=covariance).fit(np.vstack([rows, far]))
+        before = detector.scores(queries)
+        try:
+            for row in far:
+                detector.forget(row[None])
+                before = detector.scores(queries)
+        except ValueError as error:
+            assert "since rows far away were taken out" in str(error)
+            assert "fit again without those rows" in str(error)
+            np.testing.assert_array_equal(detector.scores(queries), before)
+            refused.append(exponent)
+            continue
+        np.testing.assert_allclose(detector.scores(queries), expected, rtol=1e-5)
+    limit = 3 if covariance == "ledoit_wolf" else 6
+    assert refused == list(range(limit + 1, 16))
+
+
+def test_a_column_in_which_only_forgotten_rows_varied():
+    """With shrinkage it has no variance of its own again; without, what rounding leaves of it is no variance to score by."""
+    rows = np.random.default_rng(2).normal(size=(60, 4))
+    rows[:50, 1] = 0.5
+    for covariance in ("oas", "ledoit_wolf"):
+        forgotten = Gaussian(covariance=covariance).fit(rows).forget(rows[50:])
+        np.testing.assert_allclose(forgotten.scores(rows), Gaussian(covariance=covariance).fit(rows[:50]).scores(rows), rtol=1e-10)
+    for parameters in ({"covariance": "empirical"}, {"covariance": "oas", "reduce": "npca"}):
+        with pytest.raises(ValueError, match="1 of 4 columns, the first of them column 1, is lost to rounding"):
+            Gaussian(**parameters).fit(rows).forget(rows[50:])
+
+
 def test_an_updated_detector_has_no_old_threshold(digits):
     """After an update predict and decision_function refuse, where they would use a threshold over other rows."""
     detector = Gaussian().fit(digits[:300])

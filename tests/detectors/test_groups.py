@@ -73,9 +73,7 @@ def test_the_nearest_class_of_a_detector_is_a_group():
 def test_a_group_without_calibration_rows_is_refused_by_name():
     """The message names the row, its group and the groups that there are; another kind of group is none of them."""
     calibration = GroupedCalibration.of(SCORES, GROUPS)
-    with pytest.raises(
-        ValueError, match=r"row 1 is of class 'violet', which has no calibration rows; there are \['blue',"
-    ):
+    with pytest.raises(ValueError, match=r"row 1 is of class 'violet', which has no calibration rows; there are \['blue',"):
         calibration.p_values(np.zeros(2), ["red", "violet"])
     with pytest.raises(ValueError, match="row 0 is of class 3"):
         calibration.p_values(np.zeros(1), [3])

@@ -114,7 +114,28 @@ def test_all_rows_cannot_be_taken_out():
         moments - moments
 
 
+def test_peaks_remember_what_was_taken_out():
+    """Peaks are those of the largest sum that there ever was, about any of the means, through joins and two rows taken out in turn."""
+    rows = np.random.default_rng(3).normal(size=(20, WIDTH))
+    far, near = np.full((1, WIDTH), 1e9), np.full((1, WIDTH), 1e5)
+    whole = Moments.of(np.vstack([rows, far, near]))
+    left = whole - Moments.of(far) - Moments.of(near) + Moments.of(rows)
+    assert (left.peaks >= whole.peaks).all()
+    assert (left.peaks < 1.5 * whole.peaks).all()
+    assert (left.peaks[:-1] >= np.diag(left.scatter)).all()
+
+
+def test_one_row_left_has_no_variance():
+    """Of one row that is left all sums are exactly zero, not the rounding of those of the rows taken out."""
+    rows = np.random.default_rng(4).normal(size=(9, WIDTH))
+    left = Moments.of(rows) - Moments.of(rows[1:])
+    np.testing.assert_allclose(left.mean, rows[0], rtol=1e-12)
+    assert left.quartic == 0
+    assert not left.scatter.any()
+    assert not left.peaks.any()
+
+
 def test_the_size_does_not_grow_with_the_rows():
     """Moments of a thousand rows hold as many numbers as those of two."""
-    sizes = [sum(np.size(getattr(Moments.of(np.ones((n, WIDTH))), name)) for name in FIELDS) for n in (2, 1000)]
-    assert sizes[0] == sizes[1] == WIDTH**2 + 2 * WIDTH + 2
+    sizes = [sum(np.size(getattr(Moments.of(np.ones((n, WIDTH))), name)) for name in (*FIELDS, "peaks")) for n in (2, 1000)]
+    assert sizes[0] == sizes[1] == WIDTH**2 + 3 * WIDTH + 3

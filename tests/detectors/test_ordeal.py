@@ -12,6 +12,7 @@ from hypothesis import given, note, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from sklearn.base import clone
+from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
 
 from detectors import KNN, REGISTRY, RobustShrinkage, Signature
@@ -264,6 +265,24 @@ def test_one_outlier_leaves_the_ranking_of_robust_shrinkage():
 
     assert agreement(RobustShrinkage()) > 0.999
     assert agreement(REGISTRY["gaussian"]()) < 0.9
+
+
+def test_one_huge_stream_squeezes_the_others_unless_each_is_scaled_by_itself():
+    """Quick waves rank above slow ones; with one wave 1e9 times as large learned they do so only where streams are scaled one by one."""
+    rng, time = np.random.default_rng(0), np.linspace(0, 1, 20)
+
+    def waves(frequency):
+        return np.sin(2 * np.pi * (frequency * time + rng.uniform(0, 0.1, (100, 1)))) + 0.1 * rng.normal(size=(100, 20))
+
+    rows, queries = waves(1), np.vstack([waves(1), waves(1.15)])
+    spoilt = np.vstack([rows, 1e9 * rows[:1]])
+
+    def area(scaling, learned):
+        return roc_auc_score(np.arange(200) >= 100, Signature(scaling=scaling).fit(learned).scores(queries))
+
+    assert min(area(scaling, rows) for scaling in ("corpus", "none", "stream")) > 0.99
+    assert area("stream", spoilt) > 0.99
+    assert max(area(scaling, spoilt) for scaling in ("corpus", "none")) < 0.7
 
 
 @every_detector

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from scipy.stats import chi2, norm
+from scipy.stats import chi2, norm, spearmanr
 from sklearn.covariance import ledoit_wolf_shrinkage
+from sklearn.metrics import roc_auc_score
 
 from detectors import RobustShrinkage, medians
 from detectors.medians import comedian, coordinate_median, l1_median, l1_medoid, sandwich_variance
@@ -181,6 +182,35 @@ def test_fewer_rows_than_columns(preset, n, width):
     assert set(np.argsort(detector.scores(rows))[-3:]) == {0, 1, 2}
 
 
+@pytest.mark.parametrize(("n", "width"), [(50, 200), (100, 300)])
+def test_the_port_is_of_no_use_with_fewer_rows_than_columns(n, width):
+    """Wider rows get areas near a half by "port", whose intensity stays low; by every other preset both are near 1."""
+    rng = np.random.default_rng(n)
+    areas = {name: [] for name in RobustShrinkage.PRESETS}
+    for _ in range(3):
+        rows, normal, wider = rng.normal(size=(n, width)), rng.normal(size=(100, width)), 1.3 * rng.normal(size=(100, width))
+        for name, found in areas.items():
+            detector = RobustShrinkage.preset(name).fit(rows)
+            assert detector.state_.scatter_intensity < 0.3 if name == "port" else detector.state_.scatter_intensity > 0.9
+            found.append(roc_auc_score(np.arange(200) >= 100, detector.scores(np.vstack([normal, wider]))))
+    assert 0.35 < np.mean(areas.pop("port")) < 0.65
+    assert min(np.mean(found) for found in areas.values()) > 0.98
+
+
+@pytest.mark.parametrize("value", [1e11, 1e15, 1e30])
+def test_one_far_value_leaves_the_intensity_and_the_ranking(value):
+    """However far out one value of one column lies, the intensity is that of the same row at 1e3, and so is the ranking of new rows."""
+    rng = np.random.default_rng(0)
+    mix = np.linalg.cholesky(0.8 ** np.abs(np.subtract.outer(np.arange(8), np.arange(8))))
+    rows, queries = (rng.normal(size=(300, 8)) @ mix.T for _ in range(2))
+    rows[7, 2] = 1e3
+    near = RobustShrinkage().fit(rows)
+    rows[7, 2] = value
+    far = RobustShrinkage().fit(rows)
+    assert far.state_.scatter_intensity == pytest.approx(near.state_.scatter_intensity, rel=1e-3)
+    assert spearmanr(far.scores(queries), near.scores(queries)).statistic > 0.999
+
+
 @given(
     arrays(float, st.tuples(st.integers(2, 12), st.integers(1, 8)), elements=st.floats(-5, 5, width=16)),
     st.sampled_from(["special", "raw"]),
@@ -203,14 +233,16 @@ def test_units_of_columns_do_not_matter(correlated):
     assert not np.allclose(plain.fit(scaled).scores(scaled), plain.fit(correlated).scores(correlated), rtol=0.1)
 
 
-@pytest.mark.parametrize(("correlation", "factor"), [(0.0, 0.3), (0.5, 0.8), (0.95, 1.1)])
-def test_the_error_of_a_comedian_of_drawn_rows_is_as_stated(correlation, factor):
-    """Over seeds, entries on 400 of 20 000 normal rows differ from the exact ones by the documented standard error."""
+@pytest.mark.parametrize(
+    ("drawn", "correlation", "factor"), [(400, 0.0, 0.3), (400, 0.5, 0.8), (400, 0.95, 1.1), (100, 0.0, 0.4), (25, 0.0, 0.5)]
+)
+def test_the_error_of_a_comedian_of_drawn_rows_is_as_stated(drawn, correlation, factor):
+    """Over seeds, entries on a few of 20 000 normal rows differ from the exact ones by the documented standard error."""
     rows = np.random.default_rng(0).normal(size=(20_000, 4)) @ np.linalg.cholesky((1 - correlation) * np.eye(4) + correlation).T
-    exact, detector, diagonal = comedian(rows), RobustShrinkage(comedian_rows=400), np.eye(4, dtype=bool)
+    exact, detector, diagonal = comedian(rows), RobustShrinkage(comedian_rows=drawn), np.eye(4, dtype=bool)
     exact[diagonal] *= CONSISTENCY
-    gaps = [detector._scaled(comedian(np.random.default_rng(seed).choice(rows, 400, replace=False))) - exact for seed in range(200)]
-    error = np.sqrt(np.square(gaps).mean(axis=0) * 400)
+    gaps = [detector._scaled(comedian(np.random.default_rng(seed).choice(rows, drawn, replace=False))) - exact for seed in range(200)]
+    error = np.sqrt(np.square(gaps).mean(axis=0) * drawn)
     assert error[~diagonal].mean() == pytest.approx(factor, rel=0.15)
     assert error[diagonal].mean() == pytest.approx(2.33, rel=0.15)
 

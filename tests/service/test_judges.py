@@ -129,6 +129,7 @@ def test_the_tail_goes_on_where_counting_ends() -> None:
 @pytest.mark.parametrize(
     ("recipe", "options", "says"),
     [
+        ({"trim": 0.1}, {"tail": True}, "those of this version were trimmed"),
         ({"method": "cross-conformal"}, {"tail": True}, "a Pareto tail continues a split-conformal calibration; this version's is cross"),
         ({}, {"tail": True}, "a Pareto tail needs at least 200 calibration rows, not 120"),
         ({}, {"alpha": 0.001}, "alpha=0.001 needs at least 999 calibration rows; there are 120"),
