@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from models import BUNDLED, RANGES, Extractor, Tap, bundled, image_preprocessing
 from models.preprocessing import Preprocessing
 from service import errors, sources
-from service.judges import CrossJudge, Method
+from service.judges import CrossJudge
+from service.names import Method
 from service.problems import explained
 from service.recipe import Recipe, method_for
 from service.schemas import Options

@@ -15,8 +15,7 @@ from detectors import REGISTRY
 from models import BUNDLED
 from service import codecs, errors
 from service.jobs import Job
-from service.judges import Method
-from service.names import checked_alias
+from service.names import Method, checked_alias
 from service.problems import explained
 from service.recipe import MOST_FOLDS, Recipe, check, method_for, split
 from service.schemas import Schema

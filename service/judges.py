@@ -9,18 +9,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detectors import Calibration, ClassGaussian, CombinedCalibration, CrossConformal, Detector, GroupedCalibration, ParetoTail
 from detectors.labels import decoded, encoded
+from service.names import Method
 
 Features = NDArray[Any]  # (n, d)
 Scores = NDArray[np.float64]  # (n,)
 Arrays = dict[str, NDArray[Any]]
-Method = Literal["split-conformal", "class-conditional", "cross-conformal", "combined"]
 Held = tuple[NDArray[np.intp], NDArray[np.intp]]  # indices of the rows to fit on and of those held out
 
 

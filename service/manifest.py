@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from service.judges import Method
+from service.names import Method
 
 SCHEMA = 1  # raised when the meaning of a field changes
 

@@ -1,14 +1,17 @@
-"""How detectors, versions and aliases are named and written."""
+"""How detectors, versions, aliases and methods of calibration are named and written."""
 
 from __future__ import annotations
 
 import re
+from typing import Literal
 
 from service.errors import InvalidInput
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 ALIAS_PATTERN = r"^[A-Za-z_][A-Za-z0-9_-]{0,63}$"
 RESERVED_ALIAS = re.compile(r"latest|[vV][0-9]+")
+
+Method = Literal["split-conformal", "class-conditional", "cross-conformal", "combined"]  # of calibration
 
 
 def checked_name(name: str) -> str:

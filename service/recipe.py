@@ -9,7 +9,8 @@ import numpy as np
 
 from detectors import REGISTRY, rows_needed
 from service.errors import InvalidInput
-from service.judges import JUDGES, CombinedJudge, CrossJudge, Held, Method, SplitJudge
+from service.judges import JUDGES, CombinedJudge, CrossJudge, Held, SplitJudge
+from service.names import Method
 
 MOST_FOLDS = 20
 

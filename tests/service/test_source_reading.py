@@ -129,14 +129,14 @@ def write_large(folder: Path, form: str) -> tuple[str, int]:
 
 @pytest.mark.parametrize("form", ["npy", "parquet", "arrow"])
 def test_a_large_source_is_read_in_little_memory(tmp_path: Path, form: str) -> None:
-    """320 MiB in one array, row group or file of batches: the process grows by less than 100, mapped pages with it."""
+    """320 MiB in one array, row group or file of batches: the process grows by less than half of it, mapped pages with it."""
     path, count = write_large(tmp_path, form)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "tests.service.source_memory", path]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     rows, grown = map(int, done.stdout.split())
     assert rows == count
-    assert grown < 100
+    assert grown < 160
 
 
 def test_the_mixer_is_splitmix64() -> None:
