@@ -8,7 +8,7 @@ its spread (half the range between quartiles, in per cent of the median), the la
 
 * rates: square products and a copy of 256 MiB
 * scoring: ``VarianceNorm.squared`` against the full product ``X @ W``, scikit-learn's ``mahalanobis`` and,
-  where PyOD is installed, ``decision_function`` of its MCD and PCA fitted on rows of the same width
+  where PyOD is installed and fits such a width in less than minutes, ``decision_function`` of its MCD and PCA
 * one row: the kernel, and ``Gaussian.scores`` with all that it checks
 * Ledoit–Wolf: time and peak resident memory of a process of its own, ours and scikit-learn's
 * a file: a fit on memory-mapped float32 rows, with the peak of memory that is no file's
@@ -36,7 +36,7 @@ from detectors.norm import VarianceNorm
 SECONDS = 0.1  # of repetitions per figure
 FITTED_ROWS = 4  # times the width, for what has to be fitted
 LEAST_REPETITIONS = 3
-LARGEST_MCD = 64  # columns, beyond which PyOD's MCD takes minutes to fit
+LARGEST_MCD, LARGEST_PCA = 64, 1280  # columns, beyond which these of PyOD's take minutes to fit
 
 
 def alternating(calls, seconds):
@@ -96,7 +96,7 @@ def scoring(widths, counts, seconds):
                 } | {name: lambda rows=rows, model=model: model.decision_function(rows) for name, model in pyod.items()}
                 taken = alternating(calls, seconds)
                 ours = taken["ours"][0]
-                others = ", ".join(f"{name} {taken[name][0] / ours:.1f}x" for name in pyod) or "not installed"
+                others = ", ".join(f"{name} {taken[name][0] / ours:.1f}x" for name in pyod) or "-"
                 yield (
                     f"| {count} x {width}, {dtype} | {_time(taken['ours'])} | {error:.0e} | {taken['full'][0] / ours:.2f}x "
                     f"| {taken['sklearn'][0] / ours:.1f}x | {others} |"
@@ -198,8 +198,8 @@ def _pyod(rows):
         from pyod.models.pca import PCA
     except ImportError:
         return {}
-    models = {"PCA": PCA()} | ({"MCD": MCD(random_state=0)} if rows.shape[1] <= LARGEST_MCD else {})
-    return {name: model.fit(rows) for name, model in models.items()}
+    makers = {"PCA": (PCA, LARGEST_PCA), "MCD": (lambda: MCD(random_state=0), LARGEST_MCD)}
+    return {name: make().fit(rows) for name, (make, largest) in makers.items() if rows.shape[1] <= largest}
 
 
 def _once(call):
