@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import time
 import traceback
 import warnings
@@ -108,7 +107,7 @@ def _sklearn() -> list[Contestant]:
         "EllipticEnvelope": lambda own, seed: EllipticEnvelope(random_state=seed),
     }
     return [
-        Contestant(f"scikit-learn {name}", make, lambda m, rows: -m.score_samples(rows), _sklearn_own, _pickled)
+        Contestant(f"scikit-learn {name}", make, lambda m, rows: -m.score_samples(rows), _sklearn_own, _held)
         for name, make in makers.items()
     ]
 
@@ -130,12 +129,31 @@ def _pyod() -> list[Contestant]:
             lambda own, seed, cls=cls, name=name: cls(random_state=seed) if name in seeded else cls(),  # type: ignore[misc]
             lambda m, rows: m.decision_function(rows),
             lambda m, rows: m.decision_scores_,
-            _pickled,
+            _held,
         )
         for name, cls in found.items()
     ]
 
 
-def _pickled(model: Any) -> int:
-    """Bytes of the peers' own stored form; written to be counted, never read."""
-    return len(pickle.dumps(model))
+def _held(model: Any) -> int:
+    """Bytes of the arrays, text and numbers that a peer holds, each object counted once; its classes and names are not counted."""
+    seen: set[int] = set()
+
+    def size(value: Any) -> int:
+        if id(value) in seen or value is None or callable(value):
+            return 0
+        seen.add(id(value))
+        kept.append(value)  # so that no id is given a second time
+        if isinstance(value, np.ndarray):
+            inside = value.ravel().tolist() if value.dtype.kind == "O" else []
+            return value.nbytes + sum(map(size, inside))
+        if isinstance(value, str | bytes):
+            return len(value)
+        if isinstance(value, int | float | np.generic):
+            return 8
+        if isinstance(value, dict):
+            value = list(value.values())
+        return sum(map(size, value)) if isinstance(value, list | tuple | set) else size(value.__getstate__())
+
+    kept: list[Any] = []
+    return size(model)

@@ -12,7 +12,7 @@ from fastapi.responses import StreamingResponse
 from service import errors
 from service.job_schemas import KIND, FitRequest, JobAnswer, JobList, npy, parsed, told
 from service.jobs import Job
-from service.routes import CONFLICT, PROBLEM, PROBLEMS, Name, Parts, Service
+from service.routes import BODY, CONFLICT, PROBLEMS, Name, Parts, Service
 
 ID_PATTERN = r"^[0-9a-f]{32}$"
 RETRY_SECONDS = 1  # after which it is worth asking again
@@ -26,12 +26,7 @@ Key = Annotated[
 Count = Annotated[int, Query(ge=1, le=1000, description="Most jobs to list.")]
 
 FIT: dict[str, Any] = {
-    "responses": {
-        **PROBLEMS,
-        **CONFLICT,
-        413: {"description": "The body or the rows are too large.", **PROBLEM},
-        415: {"description": "The body is in a form that is not read.", **PROBLEM},
-    },
+    "responses": {**PROBLEMS, **CONFLICT, **BODY},
     "openapi_extra": {
         "requestBody": {
             "required": True,

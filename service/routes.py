@@ -65,13 +65,13 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     503: {"description": "Overloaded, store away, or version refused; see `Retry-After`.", **PROBLEM},
 }
 CONFLICT: dict[int | str, dict[str, Any]] = {409: {"description": "The alias or version is in another state.", **PROBLEM}}
+BODY: dict[int | str, dict[str, Any]] = {
+    413: {"description": "The body, or what is in it, is too large.", **PROBLEM},
+    415: {"description": "The body is in a form that is not read.", **PROBLEM},
+}
 SCORE: dict[str, Any] = {
     "response_model": ScoreResponse,
-    "responses": {
-        **PROBLEMS,
-        413: {"description": "The body or an image is too large.", **PROBLEM},
-        415: {"description": "The body is in a form that is not read.", **PROBLEM},
-    },
+    "responses": {**PROBLEMS, **BODY},
     "openapi_extra": {
         "requestBody": {
             "required": True,
