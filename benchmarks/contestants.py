@@ -46,7 +46,10 @@ def contestants(libraries: tuple[str, ...] = LIBRARIES) -> list[Contestant]:
 
 
 def measure(contestant: Contestant, trial: Trial, seed: int) -> dict[str, Any]:
-    """Figures of one detector on one trial, on one thread of the numerical libraries; or what it failed with."""
+    """Figures of one detector on one trial, on one thread of the numerical libraries; or what it failed with.
+
+    Times are of the processor, not of the clock, so that what else the machine does hardly touches them.
+    """
     with warnings.catch_warnings(record=True) as caught, threadpool_limits(1):
         warnings.simplefilter("always")
         try:
@@ -60,11 +63,11 @@ def measure(contestant: Contestant, trial: Trial, seed: int) -> dict[str, Any]:
 
 def _figures(contestant: Contestant, trial: Trial, seed: int) -> dict[str, float]:
     model = contestant.make(trial.test is None, seed)
-    start = time.perf_counter()
+    start = time.process_time()
     model.fit(trial.fit)
-    fitted = time.perf_counter()
+    fitted = time.process_time()
     scores = contestant.own(model, trial.fit) if trial.test is None else contestant.fresh(model, trial.test)
-    scored = time.perf_counter()
+    scored = time.process_time()
     if not np.isfinite(scores).all():
         raise ValueError(f"{(~np.isfinite(scores)).sum()} of {len(scores)} scores are not finite")
     return {

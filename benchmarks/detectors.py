@@ -2,8 +2,8 @@
 
     python -m benchmarks.detectors --seeds 5 --write docs/evidence.md
 
-Each detector runs in a process of its own, on one core, and is ended at --limit seconds; what it failed with, or that it ran
-over time, is a result like any other, and further seeds are then not tried where it ran over time. Results are kept in a
+Each detector runs in a process of its own, on one core, and is ended at --limit seconds of processor time; what it failed with,
+or that it ran over time, is a result like any other, and further seeds are then not tried where it ran over time. Results are kept in a
 JSON-lines file, one line each: a second run goes on where the first one stopped. --again NAME measures a detector anew.
 """
 
@@ -15,17 +15,19 @@ import fnmatch
 import json
 import multiprocessing
 import os
+import resource
 import shlex
+import signal
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from math import ceil
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from benchmarks.contestants import LIBRARIES, Contestant, contestants, measure
 from benchmarks.datasets import DataSet, datasets
@@ -43,7 +45,6 @@ class Running:
     about: dict[str, Any]
     process: ForkProcess
     core: int
-    deadline: float  # of time.monotonic
 
 
 def tasks(
@@ -84,7 +85,7 @@ def _settled(key: dict[str, Any], limit: float, done: list[Record]) -> bool:
 
 
 def results(waiting: Iterator[Task], jobs: int, limit: float) -> Iterator[Record]:
-    """Work off the tasks, ``jobs`` at a time, each in a process that is ended after ``limit`` seconds."""
+    """Work off the tasks, ``jobs`` at a time, each in a process that the kernel ends after ``limit`` seconds of processor time."""
     cores = sorted(os.sched_getaffinity(0))
     free = [cores[job % len(cores)] for job in range(jobs)]
     running: dict[Connection, Running] = {}
@@ -92,35 +93,35 @@ def results(waiting: Iterator[Task], jobs: int, limit: float) -> Iterator[Record
         while free and (task := next(waiting, None)):
             receiver, sender = FORK.Pipe(duplex=False)
             core = free.pop()
-            process = FORK.Process(target=_answer, args=(sender, core, task[1]))
+            process = FORK.Process(target=_answer, args=(sender, core, limit, task[1]))
             process.start()
             sender.close()
-            running[receiver] = Running(task[0], process, core, time.monotonic() + limit)
+            running[receiver] = Running(task[0], process, core)
         if not running:
             return
-        first = min(job.deadline for job in running.values())
-        ready = wait(list(running), timeout=max(0, first - time.monotonic()))
-        for receiver, job in list(running.items()):
-            if receiver not in ready and time.monotonic() < job.deadline:
-                continue
-            outcome = _received(receiver) if receiver in ready else {"status": "over time"}
-            job.process.kill()
-            job.process.join()
+        for receiver in cast(list[Connection], wait(list(running))):
+            job = running.pop(receiver)
+            outcome = _received(receiver, job.process)
             receiver.close()
-            free.append(running.pop(receiver).core)
+            free.append(job.core)
             yield {**job.about, **outcome}
 
 
-def _answer(sender: Connection, core: int, work: Callable[[], dict[str, Any]]) -> None:
+def _answer(sender: Connection, core: int, limit: float, work: Callable[[], dict[str, Any]]) -> None:
     os.sched_setaffinity(0, {core})
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CPU, (ceil(limit), ceil(limit) + 5))
     sender.send(work())
 
 
-def _received(receiver: Connection) -> dict[str, Any]:
+def _received(receiver: Connection, process: ForkProcess) -> dict[str, Any]:
     try:
         outcome: dict[str, Any] = receiver.recv()
     except EOFError:
-        return {"status": "failed", "error": "the process ended without an answer"}
+        process.join()
+        over = process.exitcode in (-signal.SIGXCPU, -signal.SIGKILL)
+        outcome = {"status": "over time"} if over else {"status": "failed", "error": "the process ended without an answer"}
+    process.join()
     return outcome
 
 
@@ -145,7 +146,7 @@ def main() -> None:
     parser.add_argument("--protocols", nargs="+", choices=PROTOCOLS, default=list(PROTOCOLS), help="ways to split and scale")
     parser.add_argument("--libraries", nargs="+", choices=LIBRARIES, default=list(LIBRARIES), help="whose detectors run")
     parser.add_argument("--without", nargs="+", default=[], metavar="NAME", help="detectors to leave out, such as 'pyod MCD'")
-    parser.add_argument("--limit", type=float, default=60, help="seconds that a detector may take for one fit with its scores")
+    parser.add_argument("--limit", type=float, default=60, help="seconds of one core for one fit with its scores")
     parser.add_argument("--jobs", type=int, default=1, help="detectors at a time; for timings no more than idle cores")
     parser.add_argument("--cache", type=Path, default=scratch, help="folder of extracted features")
     parser.add_argument("--results", type=Path, default=scratch / "results.jsonl", help="results kept between runs")
