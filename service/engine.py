@@ -15,7 +15,7 @@ from models.preprocessing import DEFAULT_MAX_PIXELS
 from service.errors import InvalidInput
 from service.features import Batch, Features, Progress, extract, timed
 from service.golden import Golden
-from service.judges import ClassJudge, CombinedJudge, CrossJudge, Held, Judge, SplitJudge
+from service.judges import JUDGES, CombinedJudge, CrossJudge, Held, Judge
 from service.recipe import Recipe, check, parameters_of, split
 
 MOST_LEFT_OUT = 50_000  # scores with a feature left out, in one request
@@ -155,17 +155,15 @@ def fit(
 
 
 def _judge(recipe: Recipe, detectors: list[Detector[Any]], features: Features, classes: NDArray[Any] | None, held: Held) -> Judge:
+    kept, held_out = held
     judge: Judge
-    detector = detectors[0]
-    if recipe.method == CombinedJudge.METHOD:
-        judge = CombinedJudge.fitted(detectors, features, classes, held)
-    elif recipe.method == CrossJudge.METHOD:
-        judge = CrossJudge.fitted(detector, features, classes, recipe.folds, recipe.seed)
-    elif recipe.method == ClassJudge.METHOD:
-        judge = ClassJudge.fitted(detector, features, classes, held)
+    if recipe.method == CrossJudge.METHOD:
+        judge = CrossJudge.fitted(detectors[0], features, classes, recipe.folds, recipe.seed)
     else:
-        judge = SplitJudge.fitted(detector, features, classes, held, recipe.trim)
-    judge.judge(features[held[1][:1]], recipe.alpha)  # raises AlphaTooSmall
+        for detector in detectors:
+            detector.fit(features[kept], classes[kept] if detector.LABELLED and classes is not None else None)
+        judge = JUDGES[recipe.method].calibrated(detectors, features[held_out], recipe.trim)
+    judge.judge(features[held_out[:1]], recipe.alpha)  # raises AlphaTooSmall
     return judge
 
 

@@ -37,6 +37,11 @@ class Judge(ABC):
 
     METHOD: ClassVar[Method]
 
+    @classmethod
+    @abstractmethod
+    def calibrated(cls, detectors: Sequence[Detector[Any]], rows: Features, trim: float = 0.0) -> Self:
+        """The judge of fitted ``detectors`` by ``rows`` (n, d), normal ones that none of them has seen."""
+
     @property
     @abstractmethod
     def detectors(self) -> tuple[Detector[Any], ...]:
@@ -84,10 +89,9 @@ class SplitJudge(Judge):
     trim: float = 0.0  # share of the highest scores that the calibration has lost
 
     @classmethod
-    def fitted(cls, detector: Detector[Any], features: Features, labels: Any, held: Held, trim: float) -> Self:
-        kept, held_out = held
-        detector.fit(features[kept], None if labels is None else labels[kept])
-        return cls(detector, Calibration.of(detector.scores(features[held_out]), trim=trim), trim)
+    def calibrated(cls, detectors: Sequence[Detector[Any]], rows: Features, trim: float = 0.0) -> Self:
+        (detector,) = detectors
+        return cls(detector, Calibration.of(detector.scores(rows), trim=trim), trim)
 
     @property
     def detectors(self) -> tuple[Detector[Any], ...]:
@@ -126,12 +130,10 @@ class ClassJudge(Judge):
     calibration: GroupedCalibration
 
     @classmethod
-    def fitted(cls, detector: Detector[Any], features: Features, labels: Any, held: Held) -> Self:
+    def calibrated(cls, detectors: Sequence[Detector[Any]], rows: Features, trim: float = 0.0) -> Self:  # noqa: ARG003
+        (detector,) = detectors
         if not isinstance(detector, ClassGaussian):
             raise ValueError("calibration by class needs a detector that tells the nearest class: type class_gaussian")  # noqa: TRY004
-        kept, held_out = held
-        detector.fit(features[kept], labels[kept])
-        rows = features[held_out]
         return cls(detector, GroupedCalibration.of(detector.scores(rows), detector.nearest_class(rows)))
 
     @property
@@ -172,7 +174,12 @@ class CrossJudge(Judge):
 
     @classmethod
     def fitted(cls, detector: Detector[Any], features: Features, labels: Any, folds: int, seed: int) -> Self:
+        """The judge that holds no rows out: one copy of ``detector`` for each fold of the rows."""
         return cls(CrossConformal.fit(detector, features, labels, folds=folds, seed=seed))
+
+    @classmethod
+    def calibrated(cls, detectors: Sequence[Detector[Any]], rows: Features, trim: float = 0.0) -> Self:  # noqa: ARG003
+        raise ValueError(f"{cls.METHOD} calibration needs all rows at once: it fits a detector for each fold of them")
 
     @property
     def detectors(self) -> tuple[Detector[Any], ...]:
@@ -209,12 +216,8 @@ class CombinedJudge(Judge):
     calibration: CombinedCalibration
 
     @classmethod
-    def fitted(cls, detectors: Sequence[Detector[Any]], features: Features, labels: Any, held: Held) -> Self:
-        kept, held_out = held
-        for detector in detectors:
-            detector.fit(features[kept], labels[kept] if detector.LABELLED else None)
-        columns = [detector.scores(features[held_out]) for detector in detectors]
-        return cls(tuple(detectors), CombinedCalibration.of(np.column_stack(columns)))
+    def calibrated(cls, detectors: Sequence[Detector[Any]], rows: Features, trim: float = 0.0) -> Self:  # noqa: ARG003
+        return cls(tuple(detectors), CombinedCalibration.of(np.column_stack([detector.scores(rows) for detector in detectors])))
 
     @property
     def detectors(self) -> tuple[Detector[Any], ...]:
