@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from detectors.base import AdditiveDetector, Detector
+from detectors.additive import AdditiveDetector
+from detectors.base import Detector
 from detectors.calibration import AlphaTooSmall, Calibration, outliers, rows_needed
 from detectors.class_gaussian import ClassGaussian
 from detectors.combination import CombinedCalibration, merged_p_values

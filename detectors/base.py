@@ -2,8 +2,7 @@
 
 A detector is its parameters plus one frozen state. An author writes ``learn``, which turns rows
 into a state, and ``anomaly_scores``, which turns a state and rows into scores, both pure; where
-the mathematics gives them, also ``attribute`` and (in ``AdditiveDetector``) ``statistics`` and
-``conclude``. Validation and scikit-learn's face are written here, once. Scores grow with anomaly;
+the mathematics gives it, also ``attribute``. Validation and scikit-learn's face are written here, once. Scores grow with anomaly;
 scikit-learn's opposite sign exists in this module and nowhere else.
 """
 
@@ -12,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from math import isfinite
-from typing import Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,7 +21,6 @@ from sklearn.utils.validation import validate_data
 
 from detectors.arrays import Attributions, Rows, Scores
 from detectors.labels import checked
-from detectors.moments import BLOCK_ROWS
 
 NUMBERS = ("float64", "float32", "float16", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 LARGEST = np.finfo(np.float64).max
@@ -32,15 +30,6 @@ SMALLEST_LEARNED = 1e-70  # below, sums of fourth powers are lost to underflow
 LARGEST_LEARNED = 1e70  # sums of fourth powers over any number of rows that memory holds stay finite
 
 StateT = TypeVar("StateT")
-StatisticsT = TypeVar("StatisticsT", bound="Statistics")
-
-
-class Statistics(Protocol):
-    """Sums over rows: ``+`` joins two disjoint sets of rows, ``-`` takes a subset out again."""
-
-    def __add__(self, other: Self) -> Self: ...
-
-    def __sub__(self, other: Self) -> Self: ...
 
 
 class Detector(OutlierMixin, BaseEstimator, ABC, Generic[StateT]):  # type: ignore[misc]  # sklearn is untyped
@@ -169,8 +158,11 @@ class Detector(OutlierMixin, BaseEstimator, ABC, Generic[StateT]):  # type: igno
             raise NotFittedError(f"this {type(self).__name__} has learned nothing yet: call fit first")
 
     def _scorable(self, X: ArrayLike) -> Rows:
-        """Validated rows. A plain array in order is looked at once, since scikit-learn's checks take longer than a score."""
         self._require_state()
+        return self._checked(X)
+
+    def _checked(self, X: ArrayLike) -> Rows:
+        """Validated rows of the width known. A plain array in order is looked at once: scikit-learn's checks take longer than a score."""
         if (
             type(X) is np.ndarray
             and X.ndim == 2
@@ -185,7 +177,9 @@ class Detector(OutlierMixin, BaseEstimator, ABC, Generic[StateT]):  # type: igno
         return self._validated(X, reset=False)
 
     def _learnable(self, X: ArrayLike, *, reset: bool, ensure_min_samples: int = 1) -> Rows:
-        rows = self._validated(X, reset=reset, ensure_min_samples=ensure_min_samples)
+        rows = self._validated(X, reset=reset, ensure_min_samples=ensure_min_samples) if reset else self._checked(X)
+        if rows.dtype == np.float32:  # which holds nothing beyond these limits
+            return rows
         largest = max(float(rows.max()), -float(rows.min()))
         if largest > LARGEST_LEARNED:
             raise ValueError(f"values up to {largest:.3g} are too large to learn: scale the features to below {LARGEST_LEARNED:.0e}")
@@ -199,67 +193,6 @@ class Detector(OutlierMixin, BaseEstimator, ABC, Generic[StateT]):  # type: igno
         except ValueError as error:
             raise ValueError(_not_finite(X) or str(error)) from None
         return rows
-
-
-class AdditiveDetector(Detector[StateT], Generic[StateT, StatisticsT]):
-    """Base of detectors whose state follows from sums over rows.
-
-    Such a detector learns in blocks, on many machines, and can unlearn. Its state carries the sums
-    as ``state_.statistics``.
-    """
-
-    @abstractmethod
-    def statistics(self, rows: Rows) -> StatisticsT:
-        """Sums over ``rows`` (n, d)."""
-
-    @abstractmethod
-    def conclude(self, statistics: StatisticsT) -> StateT:
-        """State of the rows that were summed; equals ``learn`` of them.
-
-        Raises ValueError for parameters under which the sums do not suffice.
-        """
-
-    def training_scores(self, state: StateT, rows: Rows) -> Scores:
-        """Plain scores, some thousand rows at a time, so that rows in a file are never all copied into memory."""
-        blocks = (rows[start : start + BLOCK_ROWS] for start in range(0, len(rows), BLOCK_ROWS))
-        return np.concatenate([self.anomaly_scores(state, block) for block in blocks])
-
-    def partial_fit(self, X: ArrayLike, y: Any = None) -> Self:
-        """Add rows ``X`` (n, d), with their classes ``y`` as in ``fit``, to those learned so far; one row is enough."""
-        first = not hasattr(self, "state_")
-        if first:
-            self._validate_params()
-        rows = self._learnable(X, reset=first)
-        statistics = self.statistics(rows, **self._labels(y, len(rows)))
-        return self._conclude(statistics if first else self._sums() + statistics)
-
-    def forget(self, X: ArrayLike, y: Any = None) -> Self:
-        """Take rows ``X`` (n, d), learned before with classes ``y``, out again; ValueError where rounding leaves too little."""
-        self._require_state()
-        rows = self._validated(X, reset=False)
-        return self._conclude(self._sums() - self.statistics(rows, **self._labels(y, len(rows))))
-
-    def merge(self, other: Self) -> Self:
-        """Add the rows that ``other``, of the same parameters and width, has learned."""
-        self._require_state()
-        other._require_state()
-        if type(other) is not type(self) or other.parameters() != self.parameters():
-            raise ValueError("only detectors of the same type and parameters can be merged")
-        if other.n_features_in_ != self.n_features_in_:
-            raise ValueError(f"cannot merge {other.n_features_in_} features into {self.n_features_in_}")
-        return self._conclude(self._sums() + other._sums())
-
-    def _sums(self) -> StatisticsT:
-        statistics: StatisticsT | None = self.state_.statistics  # type: ignore[attr-defined]
-        if statistics is None:
-            raise ValueError("this state was loaded for scoring, without its statistics: load it whole to update it")
-        return statistics
-
-    def _conclude(self, statistics: StatisticsT) -> Self:
-        self.state_ = self.conclude(statistics)
-        if hasattr(self, "offset_"):
-            del self.offset_  # it was a quantile over rows that are no longer all the rows
-        return self
 
 
 def leave_one_out(score: Callable[[Rows], Scores], rows: Rows, baseline: Rows) -> Attributions:

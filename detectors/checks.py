@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 from sklearn.base import clone
 
+from detectors.additive import AdditiveDetector
 from detectors.arrays import Rows, Scores
-from detectors.base import AdditiveDetector, Detector
+from detectors.base import Detector
 from detectors.state import dumps, loads
 
 Check = Callable[[str, Any, Rows], None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any, ClassVar
 
@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from detectors.additive import AdditiveDetector
 from detectors.arrays import Attributions, Matrix, Rows, Scores, Vector
-from detectors.base import NUMBERS, AdditiveDetector
+from detectors.base import NUMBERS
 from detectors.covariance import estimated
 from detectors.gaussian import check_lengths, unit_length
 from detectors.labels import Labels, decoded, encoded
-from detectors.moments import BLOCK_ROWS, Moments, check_not_negative
+from detectors.moments import BLOCK_ROWS, Moments, check_not_negative, check_unweighted, rounded_up
 from detectors.norm import VarianceNorm
 
 LEAST_DIGITS = 1e-6  # relative error of a difference of two whitened vectors beyond which it is computed anew
@@ -30,6 +31,8 @@ class ClassStatistics:
     codes: Matrix  # (K, w), the classes in ascending order, see ``labels.encoded``
     text: int  # whether the classes are text
     counts: Vector  # (K,)
+    masses: Vector  # (K,), sums of the weights of their rows
+    squares: float  # sum of the squared weights of all rows
     means: Matrix  # (K, d)
     within: Matrix  # (d, d), sum over rows of the outer square of their difference to the mean of their class
     peaks: Vector  # (d,), the largest that the diagonal of ``within`` ever was, see ``Moments``
@@ -46,18 +49,16 @@ class ClassStatistics:
                 yield index[chosen], prepared(rows[chosen].astype(np.float64, copy=False)) - centres[index[chosen]]
 
         # Means are taken about a row of the class, so that a column constant within it has no variance at all.
-        firsts, sums, within = (
-            prepared(rows[first].astype(np.float64, copy=False)),
-            np.zeros((len(classes), width)),
-            np.zeros((width, width)),
-        )
+        firsts = prepared(rows[first].astype(np.float64, copy=False))
+        sums, within = np.zeros((len(classes), width)), np.zeros((width, width))
         for members, block in centred(firsts):
             starts = np.flatnonzero(np.diff(members, prepend=-1))
             sums[members[starts]] += np.add.reduceat(block, starts, axis=0)
         means = firsts + sums / counts[:, None]
         for _, block in centred(means):
             within += block.T @ block
-        return cls(*encoded(classes), counts.astype(np.float64), means, within, np.diag(within).copy())
+        numbers = counts.astype(np.float64)
+        return cls(*encoded(classes), numbers, numbers, float(len(rows)), means, within, np.diag(within).copy())
 
     @property
     def classes(self) -> Labels:
@@ -69,15 +70,21 @@ class ClassStatistics:
     def __sub__(self, other: ClassStatistics) -> ClassStatistics:
         """Statistics of the rows of ``self`` without those of ``other``; a class of which no row is left is gone.
 
-        Raises ValueError where more rows of a class are taken than there are, or all, or where a variance would come out negative.
+        Raises ValueError where more rows of a class are taken than there are, or all, for a negative variance, and for weighted rows.
         """
+        check_unweighted(all((side.masses == side.counts).all() and side.squares == side.counts.sum() for side in (self, other)))
         return self._joined(other, -1)
+
+    def __mul__(self, weight: float) -> ClassStatistics:
+        """Statistics of the same rows, each of which counts ``weight`` > 0 of what it did."""
+        masses, squares = self.masses * weight, self.squares * weight**2
+        return replace(self, masses=masses, squares=squares, within=self.within * weight, peaks=self.peaks * weight)
 
     def _joined(self, other: ClassStatistics, sign: int) -> ClassStatistics:
         if self.text != other.text:
             raise ValueError("classes must be all text or all whole numbers: those learned are of one kind, those given of the other")
         classes = np.union1d(self.classes, other.classes)
-        (count, mean), (others, other_mean) = self._spread(classes), other._spread(classes)
+        (count, mass, mean), (others, other_mass, other_mean) = self._spread(classes), other._spread(classes)
         total = count + sign * others
         if total.min() < 0:
             worst = int(np.argmin(total))
@@ -86,27 +93,32 @@ class ClassStatistics:
         if not left.any():
             raise ValueError(f"cannot take all {count.sum():.0f} rows out: at least one row must remain")
         # Of a class on both sides, the distance of the two means adds to the scatter (Chan, Golub and LeVeque 1983).
-        share = np.divide(sign * others, total, out=np.zeros_like(total), where=left)
+        masses = mass + sign * other_mass
+        share = np.divide(sign * other_mass, masses, out=np.zeros_like(masses), where=left)
         gap = other_mean - mean
-        within = self.within + sign * other.within + (gap * (count * share)[:, None]).T @ gap
+        within = self.within + sign * other.within + (gap * (mass * share)[:, None]).T @ gap
         peaks = np.maximum(np.maximum(self.peaks, other.peaks), np.diag(within))
         check_not_negative(within, peaks)
-        return ClassStatistics(*encoded(classes[left]), total[left], (mean + share[:, None] * gap)[left], within, peaks)
+        peaks, means = peaks if sign > 0 else rounded_up(peaks), (mean + share[:, None] * gap)[left]
+        squares = self.squares + sign * other.squares
+        return ClassStatistics(*encoded(classes[left]), total[left], masses[left], squares, means, within, peaks)
 
-    def _spread(self, classes: Labels) -> tuple[Vector, Matrix]:
-        """Counts and means of ``classes``, a superset of the own, 0 for one that is not there."""
+    def _spread(self, classes: Labels) -> tuple[Vector, Vector, Matrix]:
+        """Counts, masses and means of ``classes``, a superset of the own, 0 for one that is not there."""
         at = np.searchsorted(classes, self.classes)
-        counts, means = np.zeros(len(classes)), np.zeros((len(classes), self.means.shape[1]))
-        counts[at], means[at] = self.counts, self.means
-        return counts, means
+        counts, masses, means = np.zeros(len(classes)), np.zeros(len(classes)), np.zeros((len(classes), self.means.shape[1]))
+        counts[at], masses[at], means[at] = self.counts, self.masses, self.means
+        return counts, masses, means
 
     def moments(self) -> tuple[Moments, Moments]:
         """Moments of the rows within their classes, and of all rows; the orders beyond the second are unknown and NaN."""
         gaps = self.means - self.means[0]  # or the mean of equal rows would be off by its rounding, which would be their variance
-        gaps -= self.counts @ gaps / self.counts.sum()
+        count, mass = int(self.counts.sum()), float(self.masses.sum())
+        gaps -= self.masses @ gaps / mass
         mean = self.means[0] - gaps[0]
-        scatters = (self.within, self.within + (gaps * self.counts[:, None]).T @ gaps)
-        within, total = (Moments.of_scatter(int(self.counts.sum()), mean, s, np.maximum(self.peaks, np.diag(s))) for s in scatters)
+        scatters = (self.within, self.within + (gaps * self.masses[:, None]).T @ gaps)
+        weights = (mass / count, self.squares / count)
+        within, total = (Moments.of_scatter(count, mean, s, np.maximum(self.peaks, np.diag(s)), *weights) for s in scatters)
         return within, total
 
 
@@ -204,9 +216,6 @@ class ClassGaussian(AdditiveDetector[ClassGaussianState, ClassStatistics]):
         self.precision = precision
         self.contamination = contamination
 
-    def learn(self, rows: Rows, labels: Labels | None = None) -> ClassGaussianState:
-        return self.conclude(self.statistics(rows, labels))
-
     def statistics(self, rows: Rows, labels: Labels | None = None) -> ClassStatistics:
         if labels is None:
             raise ValueError("the class of each row is needed")
@@ -214,11 +223,11 @@ class ClassGaussian(AdditiveDetector[ClassGaussianState, ClassStatistics]):
             check_lengths(rows)
         return ClassStatistics.of(rows, labels, self._prepared)
 
-    def conclude(self, statistics: ClassStatistics) -> ClassGaussianState:
+    def conclude(self, statistics: ClassStatistics, second: ClassStatistics | None = None) -> ClassGaussianState:
         if self.relative and len(statistics.counts) == 1:
             raise ValueError("relative=True needs rows of two classes or more: with one, the score is zero everywhere")
         within, total = statistics.moments()
-        spread = np.diag(total.scatter) / total.count
+        spread = np.diag(total.scatter) / total.mass
         norm, background = self._norm(within, spread), self._norm(total, spread) if self.relative else None
         centres = (statistics.means - norm.mean) @ norm.whiten  # in float64 whatever the precision of scoring
         return ClassGaussianState(statistics.codes, statistics.text, statistics.means, centres, norm, background, statistics)

@@ -10,6 +10,8 @@ import numpy as np
 from detectors.arrays import Matrix, Rows, Vector
 
 NEGATIVE_SHARE = 1e-9  # of what a variance once was, that may be rounding when rows are taken out
+CENTRE_ROWS = 256  # that the centre of sums is taken from
+SINGLE_RANGE = 1e16  # of the largest squared length in a block, and its inverse, between which products in float32 are safe
 BLOCK_ROWS = 4096  # rows centred at a time, so that no second copy of the data exists
 
 
@@ -19,16 +21,20 @@ class Moments:
 
     With :math:`c_i = x_i - \bar x` the fields are plain sums, so that two disjoint sets of rows
     are joined by ``+`` and a subset is taken out again by ``-``. Nothing else about the rows is
-    kept: the size is :math:`d^2 + 3d + 3` numbers whatever the count.
+    kept: the size is :math:`d^2 + 3d + 5` numbers whatever the count.
 
     Joining shifts both sides to the common mean first (Chan, Golub and LeVeque 1983, eq. 2.1, here
     carried on to the third and fourth order), which keeps full precision at any offset of the data.
 
     **Taking out** is exact but for the rounding of the larger sum: what is left of a sum that once was p has an error of
     about 2e-16 p, more than a millionth of itself where it is less than p / 4e9. ``peaks`` keeps p, and ``ledoit_wolf`` and
-    ``estimated`` in ``covariance`` refuse what is lost so.
+    ``estimated`` in ``covariance`` refuse what is lost so. Once rows are taken out p is kept as the next power of two: p itself
+    and what is left would together tell how far from the mean those rows lay.
 
-    Cost: :math:`2 n d^2` floating-point operations for ``of``, :math:`O(d^2)` for ``+`` and ``-``.
+    **Weights.** ``*`` lets rows count less, as those that grow old do: each sum is one of weighted rows then, with all that follows
+    from its ratio to the ``mass``. Of a mean of such rows the variance is that of ``effective`` rows of equal weight.
+
+    Cost: :math:`2 n d^2` floating-point operations for ``of``, :math:`O(d^2)` for ``+``, ``-`` and ``*``.
 
     >>> rows = np.array([[0.0, 1.0], [2.0, 5.0], [4.0, 0.0]])
     >>> both = Moments.of(rows[:1]) + Moments.of(rows[1:])
@@ -44,54 +50,71 @@ class Moments:
     cubic: Vector  # (d,), sum of |c|^2 c
     quartic: float  # sum of |c|^4
     peaks: Vector  # (d + 1,), the largest that the diagonal of the scatter and the quartic sum ever were, on which their rounding depends
+    weight: float = 1.0  # mean weight of a row
+    square: float = 1.0  # mean squared weight of a row
+
+    @property
+    def mass(self) -> float:
+        """Sum of the weights."""
+        return self.count * self.weight
+
+    @property
+    def effective(self) -> float:
+        """Number of rows of equal weight whose mean would vary as much: squared sum of weights over sum of squared weights (Kish 1965)."""
+        return self.count * (self.weight**2 / self.square)
 
     @classmethod
-    def of(cls, rows: Rows, prepared: Callable[[Rows], Rows] = np.asarray) -> Moments:
-        """Moments of ``rows`` (n, d), n >= 1, read twice: once for the mean, once centred.
+    def of(cls, rows: Rows, prepared: Callable[[Rows], Rows] = np.asarray, *, single: bool = False) -> Moments:
+        """Moments of ``rows`` (n, d), n >= 1, read once, in blocks: no second copy of them all exists.
 
-        Rows of any numeric type are taken to float64, and ``prepared``, a block at a time: no second
-        copy of them all exists. The mean is taken about the first row, so that a constant column
-        has no variance at all, not that of its rounding.
+        Each block goes to float64 and through ``prepared``. ``single`` multiplies blocks in float32 instead, at twice the speed,
+        and adds the products up in float64: the scatter then errs by some 1e-8 of its largest entries, at any offset. Sums
+        are taken about a centre from a few of the rows, and moved to the mean at the end; in a constant column that centre is
+        its value, so that it has no variance at all, not that of its rounding.
         """
+        kind = np.float32 if single and rows.dtype in (np.float16, np.float32) else np.float64
 
-        def block(start: int) -> Rows:
-            return prepared(rows[start : start + BLOCK_ROWS].astype(np.float64, copy=False))
+        def block(chosen: slice) -> Rows:
+            return prepared(rows[chosen].astype(kind, copy=False))
 
-        starts = range(0, len(rows), BLOCK_ROWS)
-        first = block(0)[0].copy()
-        width = len(first)
-        total = np.zeros(width)
-        for start in starts:
-            total += (block(start) - first).sum(axis=0)
-        mean = first + total / len(rows)
-        scatter, cubic, quartic = np.zeros((width, width)), np.zeros(width), 0.0
-        for start in starts:
-            centred = block(start) - mean
-            squares = np.einsum("ij,ij->i", centred, centred)
-            scatter += centred.T @ centred
-            cubic += squares @ centred
-            quartic += float(squares @ squares)
-        return cls(len(rows), mean, scatter, cubic, quartic, _sizes(scatter, quartic))
+        centre = _centre(block(slice(None, None, max(1, len(rows) // CENTRE_ROWS))))
+        sums = _Sums(len(centre))
+        buffer = np.empty((min(BLOCK_ROWS, len(rows)), len(centre)), np.float32 if single else np.float64)
+        for start in range(0, len(rows), BLOCK_ROWS):
+            some = block(slice(start, start + BLOCK_ROWS))
+            with np.errstate(over="ignore"):
+                centred = np.subtract(some, centre, out=buffer[: len(some)], casting="same_kind")
+                added = sums.add(centred)
+            if not added:
+                sums.add(some.astype(np.float64) - centre)
+        return sums.moments(len(rows), centre)
 
     @classmethod
-    def of_scatter(cls, count: int, mean: Vector, scatter: Matrix, peaks: Vector) -> Moments:
+    def of_scatter(cls, count: int, mean: Vector, scatter: Matrix, peaks: Vector, weight: float = 1.0, square: float = 1.0) -> Moments:
         """Moments of which the orders beyond the second are unknown, and NaN; ``peaks`` (d,) are those of the scatter."""
-        return cls(count, mean, scatter, np.full(len(mean), np.nan), np.nan, np.append(peaks, np.nan))
+        return cls(count, mean, scatter, np.full(len(mean), np.nan), np.nan, np.append(peaks, np.nan), weight, square)
 
     def __add__(self, other: Moments) -> Moments:
         """Moments of the rows of both."""
-        count = self.count + other.count
-        mean = self.mean + (other.mean - self.mean) * (other.count / count)
+        count, mass = self.count + other.count, self.mass + other.mass
+        mean = self.mean + (other.mean - self.mean) * (other.mass / mass)
         left, right = self._about(mean), other._about(mean)
         scatter, quartic = left[0] + right[0], left[2] + right[2]
         peaks = np.maximum(np.maximum(self.peaks, other.peaks), _sizes(scatter, quartic))
-        return Moments(count, mean, scatter, left[1] + right[1], quartic, peaks)
+        square = (self.count * self.square + other.count * other.square) / count
+        return Moments(count, mean, scatter, left[1] + right[1], quartic, peaks, mass / count, square)
+
+    def __mul__(self, weight: float) -> Moments:
+        """Moments of the same rows, each of which counts ``weight`` > 0 of what it did."""
+        sums = (self.scatter * weight, self.cubic * weight, self.quartic * weight, self.peaks * weight)
+        return Moments(self.count, self.mean, *sums, self.weight * weight, self.square * weight**2)
 
     def __sub__(self, other: Moments) -> Moments:
         """Moments of the rows of ``self`` without those of ``other``, which must be among them.
 
-        Raises ValueError where fewer than one row would be left, or where a variance would come out negative.
+        Raises ValueError where fewer than one row would be left, where a variance would come out negative, and for weighted rows.
         """
+        check_unweighted(self.weight == self.square == other.weight == other.square == 1)
         count = self.count - other.count
         if count < 1:
             raise ValueError(f"cannot take {other.count} rows out of {self.count}: at least one row must remain")
@@ -100,6 +123,7 @@ class Moments:
         scatter = whole[0] - part[0]
         peaks = np.maximum(np.maximum(self.peaks, other.peaks), _sizes(whole[0], whole[2]))
         check_not_negative(scatter, peaks[:-1])
+        peaks = rounded_up(peaks)
         if count == 1:  # about which there is nothing to know but the row itself
             return Moments(1, mean, np.zeros_like(scatter), np.zeros_like(mean), 0.0, np.zeros_like(peaks))
         return Moments(count, mean, scatter, whole[1] - part[1], whole[2] - part[2], peaks)
@@ -113,16 +137,61 @@ class Moments:
         length = float(shift @ shift)
         along = self.scatter @ shift
         total = float(np.trace(self.scatter))
-        scatter = self.scatter + self.count * np.outer(shift, shift)
-        cubic = self.cubic + total * shift + 2 * along + self.count * length * shift
-        quartic = self.quartic + 4 * float(self.cubic @ shift) + 4 * float(shift @ along) + 2 * length * total + self.count * length**2
+        scatter = self.scatter + self.mass * np.outer(shift, shift)
+        cubic = self.cubic + total * shift + 2 * along + self.mass * length * shift
+        quartic = self.quartic + 4 * float(self.cubic @ shift) + 4 * float(shift @ along) + 2 * length * total + self.mass * length**2
         return scatter, cubic, quartic
+
+
+class _Sums:
+    """Sums over centred rows y: of y, of y y^T, of |y|^2 y and of |y|^4."""
+
+    def __init__(self, width: int) -> None:
+        self._first, self._scatter, self._cubic, self._quartic = np.zeros(width), np.zeros((width, width)), np.zeros(width), 0.0
+
+    def add(self, centred: Rows) -> bool:
+        """Add a block of rows (n, d), with products in their type, unless they could leave the range of float32."""
+        squares = np.einsum("ij,ij->i", centred, centred)
+        largest = float(squares.max())
+        if centred.dtype == np.float32 and not 1 / SINGLE_RANGE < largest < SINGLE_RANGE:
+            return False
+        self._first += centred.sum(axis=0)
+        self._scatter += centred.T @ centred
+        self._cubic += squares @ centred
+        self._quartic += float(np.square(squares, dtype=np.float64).sum())
+        return True
+
+    def moments(self, count: int, centre: Vector) -> Moments:
+        """The moments about the mean, which lies ``shift`` off ``centre``."""
+        shift = self._first / count
+        length, along, total = float(shift @ shift), self._scatter @ shift, float(np.trace(self._scatter))
+        scatter = self._scatter - count * np.outer(shift, shift)
+        cubic = self._cubic - total * shift - 2 * along + 2 * count * length * shift
+        quartic = self._quartic - 4 * float(shift @ self._cubic) + 4 * float(shift @ along) + 2 * length * total - 3 * count * length**2
+        return Moments(count, centre + shift, scatter, cubic, quartic, _sizes(scatter, quartic))
+
+
+def _centre(some: Rows) -> Vector:
+    """Mean of ``some`` rows, in their type, which rounding does not move out of their range."""
+    return np.asarray(np.clip(some.mean(axis=0, dtype=np.float64).astype(some.dtype), some.min(axis=0), some.max(axis=0)))
 
 
 def check_not_negative(scatter: Matrix, peaks: Vector) -> None:
     """Raise ValueError where the diagonal of ``scatter`` is negative by more than rounding of what it once was, ``peaks`` (d,)."""
     if (np.diag(scatter) < -NEGATIVE_SHARE * peaks).any():
         raise ValueError("rows to be taken out are not among those summed: a variance would be negative")
+
+
+def check_unweighted(unweighted: bool) -> None:
+    """Raise ValueError where it does not hold that every row counts one."""
+    if not unweighted:
+        raise ValueError("rows cannot be taken out after a decay: what they count by now is not known; fit again without those rows")
+
+
+def rounded_up(peaks: Vector) -> Vector:
+    """Each of ``peaks`` (n,), none negative, as the power of two that is as large or the next larger one."""
+    share, power = np.frexp(peaks)
+    return np.where(share > 0.5, np.ldexp(1.0, power), peaks)
 
 
 def _sizes(scatter: Matrix, quartic: float) -> Vector:

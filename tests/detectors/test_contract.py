@@ -213,7 +213,7 @@ class Replacing(Gaussian):
     """Learns the last block alone."""
 
     def partial_fit(self, X, y=None):
-        return self._conclude(self.statistics(self._learnable(X, reset=True)))
+        return self.concluded(self.statistics(self._learnable(X, reset=True)))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The Gaussian detector against scikit-learn, the worked example, and slow twins of the paper's recipe."""
 
+import functools
+import operator
 import tracemalloc
 
 import numpy as np
@@ -429,3 +431,24 @@ def test_values_lost_to_underflow_are_refused(digits):
     """Values so small that their fourth powers vanish raise ValueError instead of scoring 0."""
     with pytest.raises(ValueError, match="too small to learn"):
         Gaussian().fit(digits * 1e-200)
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("reduce", ["pca", "npca"])
+def test_a_second_look_in_blocks_equals_the_fit(reduce, normalize, digits):
+    """Ledoit-Wolf after a reduction, from sums over blocks and a second look at them, scores as the fit of all rows does."""
+    rows = digits + 1
+    parameters = {"reduce": reduce, "normalize": normalize, "kept_variance": 0.9, "levels": (24, 40)}
+    detector, blocks = Gaussian(**parameters), np.array_split(rows, 5)
+    statistics = functools.reduce(operator.add, map(detector.sums, blocks))
+    look = detector.second_look(statistics)
+    second = functools.reduce(operator.add, map(look, blocks))
+    found = detector.concluded(statistics, second).scores(rows[:50])
+    np.testing.assert_allclose(found, Gaussian(**parameters).fit(rows).scores(rows[:50]), rtol=1e-8)
+
+
+def test_no_second_look_is_taken_where_one_suffices(digits):
+    """Only Ledoit-Wolf after a reduction reads the rows twice."""
+    for parameters in ({}, {"reduce": "pca", "covariance": "oas"}, {"covariance": "spiked"}):
+        detector = Gaussian(**parameters)
+        assert detector.second_look(detector.sums(digits)) is None
