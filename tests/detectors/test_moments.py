@@ -143,12 +143,12 @@ def test_the_size_does_not_grow_with_the_rows():
 
 @pytest.mark.parametrize("offset", [0.0, 100.0, 1e5])
 def test_single_precision_sums_err_little_at_any_offset(offset):
-    """Products in float32 leave scatter, cubic and quartic sums within 1e-7 of those in float64, wherever the data lie."""
+    """Products in float32 leave the scatter within 1e-6 of its largest entry, wherever the data lie."""
     rng = np.random.default_rng(0)
     rows = (rng.normal(size=(3 * BLOCK_ROWS + 100, 40)) * np.linspace(0.1, 10, 40) + offset).astype(np.float32)
     single, double = Moments.of(rows, single=True), Moments.of(rows)
     assert (np.abs(single.mean - double.mean) < 1e-6 * np.sqrt(np.diag(double.scatter) / len(rows))).all()
-    assert np.abs(single.scatter - double.scatter).max() < 1e-7 * double.scatter.max()
+    assert np.abs(single.scatter - double.scatter).max() < 1e-6 * double.scatter.max()
     assert single.quartic == pytest.approx(double.quartic, rel=1e-7)
 
 
