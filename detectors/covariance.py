@@ -10,12 +10,13 @@ from detectors.arrays import Matrix
 from detectors.moments import Moments
 
 MOST_CANCELLED = 4e9  # times what is left of a sum that it once was: beyond, less than six digits of it are known
+SAME_WEIGHT = 1e-9  # relative difference of the effective number of rows from their number that may be rounding
 QUADRATURE_POINTS = 20_000  # at which the law of noise eigenvalues is integrated
 
 
 def empirical(moments: Moments) -> tuple[Matrix, float]:
-    """Maximum-likelihood covariance, scatter / n (not n - 1), and shrinkage 0."""
-    return moments.scatter / moments.count, 0.0
+    """Maximum-likelihood covariance, scatter / n (not n - 1), with the sum of weights for n, and shrinkage 0."""
+    return moments.scatter / moments.mass, 0.0
 
 
 def ledoit_wolf(moments: Moments) -> tuple[Matrix, float]:
@@ -28,7 +29,9 @@ def ledoit_wolf(moments: Moments) -> tuple[Matrix, float]:
         \beta = \min\Big(\delta,\; \frac{1}{nd}\Big(\frac1n\sum_i \|c_i\|^4 - \|S\|_F^2\Big)\Big), \quad
         \text{intensity} = \beta / \delta.
 
-    Equals ``sklearn.covariance.LedoitWolf``, from sums that add up over rows instead of the rows. Raises ValueError where
+    Equals ``sklearn.covariance.LedoitWolf``, from sums that add up over rows instead of the rows. For weighted rows
+    :math:`S` and the mean of :math:`\|c_i\|^4` are weighted means, and the n before the bracket, through which the variance
+    of a mean comes in, is Kish's effective number of rows. Raises ValueError where
     fewer than six digits of the sum of fourth powers are known, after rows far away were taken out. Cost: :math:`O(d^2)`.
 
     >>> rows = np.array([[2, 0], [0, 1], [-2, 1], [0, -2], [4, 6], [6, 7], [4, 8], [6, 5.0]])
@@ -45,7 +48,7 @@ def ledoit_wolf(moments: Moments) -> tuple[Matrix, float]:
     target = np.trace(covariance) / width
     squares = float(np.square(covariance).sum())
     delta = squares / width - target**2
-    beta = (moments.quartic / moments.count - squares) / (moments.count * width)
+    beta = (moments.quartic / moments.mass - squares) / (moments.effective * width)
     intensity = float(min(beta, delta) / delta) if delta > 0 and beta > 0 else 0.0
     return _shrunk(covariance, intensity, target), intensity
 
@@ -54,7 +57,8 @@ def oas(moments: Moments) -> tuple[Matrix, float]:
     r"""Covariance shrunk toward :math:`\mu I` by oracle approximating shrinkage (Chen et al. 2010, eq. 23).
 
     scikit-learn drops a factor :math:`1 - 2/d` of that equation in numerator and denominator; so
-    do we, to equal ``sklearn.covariance.OAS``. Assumes rows near a Gaussian. Cost: :math:`O(d^2)`.
+    do we, to equal ``sklearn.covariance.OAS``. Assumes rows near a Gaussian; n is the effective number of weighted ones.
+    Cost: :math:`O(d^2)`.
 
     >>> rows = np.array([[2, 0], [0, 1], [-2, 1], [0, -2], [4, 6], [6, 7], [4, 8], [6, 5.0]])
     >>> round(oas(Moments.of(rows))[1], 12)
@@ -65,7 +69,7 @@ def oas(moments: Moments) -> tuple[Matrix, float]:
     target = np.trace(covariance) / width
     mean_square = float(np.square(covariance).mean())
     numerator = mean_square + target**2
-    denominator = (moments.count + 1) * (mean_square - target**2 / width)
+    denominator = (moments.effective + 1) * (mean_square - target**2 / width)
     intensity = min(numerator / denominator, 1.0) if denominator > 0 else 1.0
     return _shrunk(covariance, intensity, target), float(intensity)
 
@@ -82,12 +86,15 @@ def spiked(moments: Moments) -> tuple[Matrix, float]:
 
     With fewer rows than columns the median is that of the n - 1 eigenvalues that the rows can show. Where it is zero there
     is no noise to measure, and the empirical covariance is returned. Columns should share one noise level:
-    their units matter. The second value is the share of directions taken for noise. Cost: :math:`O(d^3)`.
+    their units matter. The second value is the share of directions taken for noise. Raises ValueError for rows of unlike weights,
+    whose noise has another law. Cost: :math:`O(d^3)`.
 
     >>> rows = np.random.default_rng(0).normal(size=(400, 100)) * np.append(5, np.ones(99))
     >>> spiked(Moments.of(rows))[1]
     0.99
     """
+    if moments.effective < moments.count * (1 - SAME_WEIGHT):
+        raise ValueError("covariance='spiked' needs rows of one weight, since the law of noise holds for them: use another with a decay")
     covariance, _ = empirical(moments)
     width, ratio = len(covariance), len(covariance) / moments.count
     values, vectors = np.linalg.eigh(covariance)
@@ -148,7 +155,7 @@ def estimated(estimator: str, moments: Moments) -> Matrix:
     Combinations of columns are known less well, by the condition number of the correlations.
     """
     covariance, _ = ESTIMATORS[estimator](moments)
-    lost = ~(moments.peaks[:-1] <= MOST_CANCELLED * moments.count * np.diag(covariance))
+    lost = ~(moments.peaks[:-1] <= MOST_CANCELLED * moments.mass * np.diag(covariance))
     if lost.any():
         raise ValueError(
             f"the variance of {lost.sum()} of {len(lost)} columns, the first of them column {np.argmax(lost)}, is lost to rounding, "

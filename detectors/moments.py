@@ -68,7 +68,7 @@ class Moments:
         """Moments of ``rows`` (n, d), n >= 1, read once, in blocks: no second copy of them all exists.
 
         Each block goes to float64 and through ``prepared``. ``single`` multiplies blocks in float32 instead, at twice the speed,
-        and adds the products up in float64: the scatter then errs by some 1e-8 of its largest entries, at any offset. Sums
+        and adds the products up in float64: the scatter then errs by some 1e-7 of its largest entries, at any offset. Sums
         are taken about a centre from a few of the rows, and moved to the mean at the end; in a constant column that centre is
         its value, so that it has no variance at all, not that of its rounding.
         """

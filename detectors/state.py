@@ -74,6 +74,15 @@ def arrays_of(state: Any, prefix: str = "") -> Arrays:
     return arrays
 
 
+def rebuilt(cls: type, field: str, arrays: Arrays) -> Any:
+    """The value of one field of the dataclass ``cls`` that gave ``arrays_of`` it; raises ValueError where they do not make one."""
+    left = {f"{field}.{name}": array for name, array in arrays.items()}
+    value = _field(get_type_hints(cls)[field], field, left)
+    if left:
+        raise ValueError(f"arrays {sorted(left)} belong to no field of {field}")
+    return value
+
+
 def _build(cls: type, prefix: str, arrays: Arrays) -> Any:
     """An instance of dataclass ``cls`` from the arrays below ``prefix``, which are taken out of ``arrays``."""
     hints = get_type_hints(cls)
