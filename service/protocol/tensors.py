@@ -10,6 +10,7 @@ import base64
 import math
 import struct
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -31,6 +32,8 @@ CODES = {
 DATATYPES = {np.dtype(form): name for name, form in FORMS.items() if name != BFLOAT16}
 LENGTH = struct.Struct("<I")  # before each element of BYTES
 
+Output = tuple[str, NDArray[Any], bool]  # name, values, and whether as binary data
+
 
 @dataclass(frozen=True, slots=True)
 class Slot:
@@ -39,6 +42,12 @@ class Slot:
     name: str
     datatype: str
     shape: tuple[int, ...]
+
+    def check_count(self, count: int) -> None:
+        """Raises InvalidInput unless the shape has ``count`` elements."""
+        if count != (needed := math.prod(self.shape)):
+            shape = list(self.shape)
+            raise InvalidInput(f"input {self.name!r}: data has {count} elements where the shape {shape} has {needed}", "#/inputs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +59,9 @@ class Tensor:
     data: NDArray[Any] | list[bytes]
 
 
-def tensor_of_bytes(data: memoryview, datatype: str, shape: tuple[int, ...], name: str) -> Tensor:
+def tensor_of_bytes(data: memoryview, slot: Slot) -> Tensor:
     """A tensor from its binary data, in place; BF16 is widened to float32, and elements of BYTES are copied out."""
+    name, datatype, shape = slot.name, slot.datatype, slot.shape
     count = math.prod(shape)
     if datatype == BYTES:
         return Tensor(datatype, shape, _elements(data, count, name))
@@ -65,23 +75,30 @@ def tensor_of_bytes(data: memoryview, datatype: str, shape: tuple[int, ...], nam
     return Tensor(datatype, shape, _booleans(values, name) if datatype == BOOL else values)
 
 
-def tensor_of_json(data: Any, datatype: str, shape: tuple[int, ...], name: str) -> Tensor:
+def tensor_of_json(data: Any, slot: Slot) -> Tensor:
     """A tensor from JSON, nested or flat. Elements of BYTES are base64, because JSON holds no bytes."""
+    name, datatype = slot.name, slot.datatype
     if not isinstance(data, list):
         raise InvalidInput(f"input {name!r}: data must be a list, or parameters must have a binary_data_size", "#/inputs")
     if datatype not in CODES and datatype != BYTES:
         raise InvalidInput(f"input {name!r}: {datatype} has no form in JSON: send it as binary data", "#/inputs")
-    flat = _flattened(data, shape, name)
+    flat = _flattened(data, slot)
     if datatype == BYTES:
-        return Tensor(datatype, shape, [_unpacked(element, index, name) for index, element in enumerate(flat)])
+        return Tensor(datatype, slot.shape, [_unpacked(element, index, name) for index, element in enumerate(flat)])
+    return tensor_of_numbers(flat, slot)
+
+
+def tensor_of_numbers(flat: Sequence[Any], slot: Slot) -> Tensor:
+    """A tensor from as many elements as its shape has, each of them a number that its datatype can hold."""
+    name, datatype = slot.name, slot.datatype
     try:
         numbers = array(CODES[datatype], flat)
     except (TypeError, OverflowError):
         raise InvalidInput(_odd_one(flat, datatype, name), "#/inputs") from None
-    values = np.frombuffer(numbers, numbers.typecode).reshape(shape)
+    values = np.frombuffer(numbers, numbers.typecode).reshape(slot.shape)
     with np.errstate(over="ignore"):
         values = _booleans(values, name) if datatype == BOOL else values.astype(FORMS[datatype], copy=False)
-    return Tensor(datatype, shape, values)
+    return Tensor(datatype, slot.shape, values)
 
 
 def _elements(data: memoryview, count: int, name: str) -> list[bytes]:
@@ -101,19 +118,16 @@ def _elements(data: memoryview, count: int, name: str) -> list[bytes]:
     return found
 
 
-def _flattened(data: list[Any], shape: tuple[int, ...], name: str) -> list[Any]:
+def _flattened(data: list[Any], slot: Slot) -> list[Any]:
     """Nested lists in row-major order; those that are flat already as they are."""
-    count = math.prod(shape)
-    nested = len(shape) > 1 and len(data) > 0 and isinstance(data[0], list)
-    if len(data) != (shape[0] if nested else count):
-        raise InvalidInput(f"input {name!r}: data has {len(data)} elements where the shape {list(shape)} has {count}", "#/inputs")
-    for size in shape[1:] if nested else ():
+    nested = len(slot.shape) > 1 and len(data) > 0 and isinstance(data[0], list)
+    for size in slot.shape[1:] if nested else ():
         for index, inner in enumerate(data):
             if not isinstance(inner, list) or len(inner) != size:
-                raise InvalidInput(
-                    f"input {name!r}: list {index} of data does not have the {size} elements that its shape says", "#/inputs"
-                )
+                what = f"list {index} of data does not have the {size} elements that its shape says"
+                raise InvalidInput(f"input {slot.name!r}: {what}", "#/inputs")
         data = list(chain.from_iterable(data))
+    slot.check_count(len(data))
     return data
 
 
@@ -132,7 +146,7 @@ def _booleans(values: NDArray[Any], name: str) -> NDArray[np.bool_]:
     return values.view(np.bool_)
 
 
-def _odd_one(flat: list[Any], datatype: str, name: str) -> str:
+def _odd_one(flat: Sequence[Any], datatype: str, name: str) -> str:
     """Which element is no number that the datatype can hold."""
     for index, value in enumerate(flat):
         try:

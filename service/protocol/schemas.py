@@ -8,8 +8,8 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, Field
 
 from service.metrics import Metrics, Tally
-from service.protocol_scoring import input_slot, output_slots
-from service.tensors import Slot
+from service.protocol.scoring import input_slot, output_slots
+from service.protocol.tensors import Slot
 from service.versions import Loaded
 
 Parameters = dict[str, str | float | bool]

@@ -1,24 +1,22 @@
-"""The scoring path of the Open Inference Protocol: the body of a request to a batch, verdicts to the body of an answer."""
+"""The scoring path of the Open Inference Protocol: a request to a batch, verdicts to the outputs of an answer."""
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
 from math import isfinite
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from service import codecs, engine
-from service.envelope import Query, Unsupported, compressed, decode, decompressed, encode
-from service.errors import InvalidInput, TooLarge
+from service.encoders import TAIL
+from service.errors import InvalidInput, TooLarge, Unsupported
 from service.features import Batch, timed
 from service.problems import explained
+from service.protocol.query import JsonObject, Query
+from service.protocol.tensors import BYTES, Output, Slot, Tensor
 from service.schemas import Options
-from service.scoring import TAIL
 from service.settings import Settings
-from service.tensors import BYTES, Slot, Tensor
 from service.versions import Loaded
 
 ATTRIBUTION = "attribution"
@@ -26,32 +24,25 @@ OPTIONS = {"alpha", "fdr", "tail"}
 IGNORED = {"priority", "timeout", "content_type", "headers"}  # clients send them to any server; nothing here depends on them
 STATEFUL = {"sequence_id", "sequence_start", "sequence_end"}
 
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """A request as it came; its body is not looked into before a thread has it."""
-
-    body: bytes
-    encoding: str
-    header_length: str | None
-    accepted: str
-    arrived: float  # by time.perf_counter
+A_co = TypeVar("A_co", covariant=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    body: bytes
-    header_length: int | None  # of the JSON before compression, where data follow it
-    encoding: str | None
+class Sent(Protocol[A_co]):
+    """A request as it came over HTTP or gRPC, which is not looked into before a thread has it."""
+
+    def query(self, expected: Slot, settings: Settings) -> Query:
+        """What is asked, of a model that takes ``expected``. Raises InvalidInput, TooLarge, UnsupportedMedia or Unsupported."""
+
+    def answer(self, head: JsonObject, outputs: list[Output]) -> A_co:
+        """An answer in the form of the request."""
 
 
-def judge(loaded: Loaded, sent: Sent, settings: Settings) -> tuple[Answer, engine.Verdicts]:
+def judge(loaded: Loaded, sent: Sent[A_co], settings: Settings) -> tuple[A_co, engine.Verdicts]:
     """The answer to a request, encoded, and the verdicts in it."""
-    seconds = {"queue": time.perf_counter() - sent.arrived}
+    seconds: dict[str, float] = {}
     with timed(seconds, "decode"):
-        body = decompressed(sent.body, sent.encoding, settings.max_body_bytes)
         slot, outputs = input_slot(loaded.fitted), output_slots(loaded.fitted)
-        query = decode(body, sent.header_length, slot, settings.max_json_bytes)
+        query = sent.query(slot, settings)
         options = _options(query.parameters)
         asked = query.outputs or {output.name: query.binary for output in outputs if output.name != ATTRIBUTION}
         if unknown := asked.keys() - {output.name for output in outputs}:
@@ -69,11 +60,10 @@ def judge(loaded: Loaded, sent: Sent, settings: Settings) -> tuple[Answer, engin
     )
     with timed(seconds, "encode"):
         arrays = (verdicts.scores, verdicts.p_values, verdicts.is_outlier, verdicts.attributions)
-        content, header_length = encode(_head(loaded, query, options, verdicts), _asked(asked, outputs, arrays))
-        content, encoding = compressed(content, sent.accepted)
+        answer = sent.answer(_head(loaded, query, options, verdicts), _asked(asked, outputs, arrays))
     for stage, spent in seconds.items():
         verdicts.seconds[stage] = verdicts.seconds.get(stage, 0.0) + spent
-    return Answer(content, header_length, encoding), verdicts
+    return answer, verdicts
 
 
 def input_slot(fitted: engine.Fitted) -> Slot:
@@ -146,9 +136,7 @@ def _head(loaded: Loaded, query: Query, options: Options, verdicts: engine.Verdi
     return named if query.id is None else {**named, "id": query.id}
 
 
-def _asked(
-    asked: dict[str, bool], outputs: tuple[Slot, ...], arrays: tuple[NDArray[Any] | None, ...]
-) -> list[tuple[str, NDArray[Any], bool]]:
+def _asked(asked: dict[str, bool], outputs: tuple[Slot, ...], arrays: tuple[NDArray[Any] | None, ...]) -> list[Output]:
     """The outputs in the order in which they were asked for."""
     given = {slot.name: values for slot, values in zip(outputs, arrays, strict=False) if values is not None}
     return [(name, given[name], binary) for name, binary in asked.items()]
