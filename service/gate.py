@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections import Counter, deque
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -13,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.callers import Caller
 from service.errors import ForeignOrigin, Overloaded
 from service.metrics import Metrics
 from service.problems import STATUS, problem
@@ -21,27 +25,95 @@ T = TypeVar("T")
 
 
 class Gate:
-    """Runs functions in threads, at most ``threads`` at a time with ``queue`` more waiting; ``watch`` is told how many wait."""
+    """Runs functions in threads: at most ``threads`` at a time, ``each`` of them for one key, with ``queue`` more waiting.
 
-    def __init__(self, threads: int, queue: int, watch: Callable[[int], None] = lambda waiting: None) -> None:
+    A thread that becomes free goes to the keys in turn, and where the queue is full the newest of the key with the most
+    waiting makes room for one of a key with fewer: however much is asked of one detector, the others get their share.
+    ``watch`` is told how many wait. For one event loop, which needs no locks.
+    """
+
+    def __init__(self, threads: int, queue: int, watch: Callable[[int], None] = lambda waiting: None, *, each: int = 0) -> None:
         self._limiter = anyio.CapacityLimiter(threads)
-        self._threads, self._queue = threads, queue
+        self._free, self._each, self._queue = threads, each or threads, queue
+        self._running: Counter[str] = Counter()
+        self._lines: dict[str, deque[asyncio.Future[None]]] = {}  # who waits, by key; the first key is the next in turn
+        self._waiting = 0
         self._watch = watch
-        self._inside = 0  # running or waiting; the limiter learns of a request only after it has yielded once
 
-    async def run(self, function: Callable[..., T], *arguments: Any) -> T:
-        """What ``function`` returns. Raises Overloaded, at once, when threads and queue are full."""
-        if self._inside >= self._threads + self._queue:
-            raise Overloaded(f"{self._inside - self._threads} requests are waiting already; try again in a moment")
+    async def run(self, function: Callable[..., T], *arguments: Any, key: str = "", caller: Caller | None = None) -> T:
+        """What ``function`` returns.
+
+        Raises Overloaded, at once, when threads and queue are full; and where there is a ``caller``, DeadlineExceeded or
+        ClientDisconnect as soon as it has no use for an answer, if the function has not begun: it is then never called.
+        """
+        with caller.watched() if caller else nullcontext() as leaving:
+            await self._enter(key, caller, leaving)
+            try:
+                return await to_thread.run_sync(function, *arguments, limiter=self._limiter)
+            finally:
+                self._leave(key)
+
+    async def _enter(self, key: str, caller: Caller | None, leaving: asyncio.Task[None] | None) -> None:
+        """Take a thread for ``key``, after the others in line."""
+        if self._free and self._running[key] < self._each:
+            self._take(key)
+            return
+        if self._waiting >= self._queue:
+            self._make_room(key)
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._lines.setdefault(key, deque()).append(place)
         self._count(+1)
         try:
-            return await to_thread.run_sync(function, *arguments, limiter=self._limiter)
-        finally:
-            self._count(-1)
+            while not place.done():
+                if caller:
+                    caller.check()
+                awaited = {place, leaving} if leaving else {place}
+                await asyncio.wait(awaited, timeout=caller.seconds_left() if caller else None, return_when=asyncio.FIRST_COMPLETED)
+            place.result()
+        except BaseException:
+            if not place.done():
+                self._remove(key, place)
+            elif not place.exception():  # given in the instant in which the caller left
+                self._leave(key)
+            raise
+
+    def _take(self, key: str) -> None:
+        self._free -= 1
+        self._running[key] += 1
+
+    def _leave(self, key: str) -> None:
+        """Give the thread back, and each free one to the first in line of the next key that may have one more."""
+        self._free += 1
+        self._running[key] -= 1
+        if not self._running[key]:
+            del self._running[key]
+        while self._free and (following := next((key for key in self._lines if self._running[key] < self._each), None)) is not None:
+            place = self._lines[following][0]
+            self._remove(following, place)
+            if following in self._lines:
+                self._lines[following] = self._lines.pop(following)  # to the end of the turn
+            self._take(following)
+            place.set_result(None)
+
+    def _make_room(self, key: str) -> None:
+        """Refuse the newest of the longest line, if it stays longer than that of ``key`` grows; else raise Overloaded."""
+        refusal = Overloaded(f"{self._waiting} requests are waiting already; try again in a moment")
+        longest = max(self._lines, key=lambda key: len(self._lines[key]), default=key)
+        if len(self._lines.get(longest, ())) <= len(self._lines.get(key, ())) + 1:
+            raise refusal
+        place = self._lines[longest][-1]
+        self._remove(longest, place)
+        place.set_exception(refusal)
+
+    def _remove(self, key: str, place: asyncio.Future[None]) -> None:
+        self._lines[key].remove(place)
+        if not self._lines[key]:
+            del self._lines[key]
+        self._count(-1)
 
     def _count(self, change: int) -> None:
-        self._inside += change
-        self._watch(max(0, self._inside - self._threads))
+        self._waiting += change
+        self._watch(self._waiting)
 
 
 class Watch:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request
 
+from service.callers import Caller
+from service.drift import Drift
+from service.engine import Verdicts
 from service.gate import Gate
 from service.job_watch import JobWatch
 from service.jobs import Jobs
@@ -23,14 +28,14 @@ from service.schemas import (
     Problem,
     Refused,
     ScoreRequest,
-    ScoreResponse,
     VersionList,
     VersionSummary,
 )
-from service.scoring import judge, read_payload
 from service.settings import Settings
 from service.store import Store
-from service.versions import Reference, Routing, Versions, routes
+from service.versions import Loaded, Routing, Versions, routes
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,45 @@ class Service:
     jobs: Jobs
     watch: JobWatch
     lookups: Gate  # for versions that are not in memory: a store that hangs must not take the threads of scoring
+    uploads: Gate  # for parts of uploads
+    drift: Drift
+
+    async def judge(
+        self,
+        loaded: Loaded,
+        judge: Callable[..., tuple[T, Verdicts]],
+        *arguments: Any,
+        caller: Caller | None = None,
+        at_once: Callable[..., bool] = lambda *arguments: False,
+    ) -> T:
+        """The answer that ``judge`` gives from the version, ``arguments`` and the settings; counted, and so is a refusal.
+
+        It runs in a thread, unless ``at_once`` says of the same arguments that they are too little to be worth the way there.
+        """
+        arrived = time.perf_counter()
+
+        def queued() -> tuple[T, Verdicts]:
+            waited = time.perf_counter() - ready
+            if caller:
+                caller.check()
+            answer, verdicts = judge(loaded, *arguments, self.settings)
+            verdicts.seconds["queue"] = waited
+            return answer, verdicts
+
+        try:
+            inline = at_once(loaded, *arguments, self.settings)
+            ready = time.perf_counter()
+            if inline:
+                answer, verdicts = queued()
+            else:
+                answer, verdicts = await self.gate.run(queued, key=loaded.name, caller=caller)
+        except Exception:
+            self.metrics.failed(loaded.name, loaded.number, time.perf_counter() - arrived)
+            raise
+        self.metrics.scored(loaded.name, loaded.number, verdicts)
+        self.drift.observe(loaded, verdicts)
+        self.metrics.stages(verdicts.seconds)
+        return answer
 
 
 def _service(request: Request) -> Service:
@@ -69,47 +113,8 @@ BODY: dict[int | str, dict[str, Any]] = {
     413: {"description": "The body, or what is in it, is too large.", **PROBLEM},
     415: {"description": "The body is in a form that is not read.", **PROBLEM},
 }
-SCORE: dict[str, Any] = {
-    "response_model": ScoreResponse,
-    "responses": {**PROBLEMS, **BODY},
-    "openapi_extra": {
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {
-                    "schema": {"$ref": "#/components/schemas/ScoreRequest"},
-                    "example": {"rows": [[0.1, -0.3], [8.0, 7.5]], "alpha": 0.05, "attribute": 2},
-                },
-                "application/x-npy": {"schema": {"type": "string", "format": "binary", "description": "An .npy file, [rows, features]."}},
-                "multipart/form-data": {
-                    "schema": {
-                        "type": "object",
-                        "properties": {"images": {"type": "array", "items": {"type": "string", "format": "binary"}}},
-                    }
-                },
-                "image/*": {"schema": {"type": "string", "format": "binary", "description": "One image file."}},
-            },
-        }
-    },
-}
 
 router = APIRouter(prefix="/v1")
-
-
-@router.post("/detectors/{name}@{alias}:score", tags=["score"], summary="Score a batch by the version of an alias", **SCORE)
-async def score_by_alias(name: Name, alias: Alias, request: Request, parts: Parts, options: Query_) -> Response:
-    return await _score(parts, name, alias, request, options)
-
-
-@router.post("/detectors/{name}:score", tags=["score"], summary="Score a batch by the default version", **SCORE)
-async def score(name: Name, request: Request, parts: Parts, options: Query_) -> Response:
-    """The default version is that of alias `champion` where it is set, and the latest one otherwise."""
-    return await _score(parts, name, None, request, options)
-
-
-@router.post("/detectors/{name}/versions/{number}:score", tags=["score"], summary="Score a batch by one version", **SCORE)
-async def score_by_version(name: Name, number: Number, request: Request, parts: Parts, options: Query_) -> Response:
-    return await _score(parts, name, number, request, options)
 
 
 @router.get("/detectors", tags=["versions"], summary="All detectors", responses={503: PROBLEMS[503]})
@@ -175,17 +180,6 @@ def rollback(name: Name, alias: Alias, parts: Parts) -> AliasResponse:
     """The version to go back to is loaded and checked first; a second rollback goes one move further back."""
     left, reached = parts.versions.rollback(name, alias)
     return AliasResponse(detector=name, alias=alias, version=reached, previous=left)
-
-
-async def _score(parts: Service, name: str, reference: Reference, request: Request, options: Options) -> Response:
-    loaded = parts.versions.cached(name, reference)
-    if loaded is None:
-        loaded = await parts.lookups.run(parts.versions.get, name, reference)
-    payload = await read_payload(request, parts.settings)
-    content, verdicts = await parts.gate.run(judge, loaded, payload, options, parts.settings)
-    parts.metrics.scored(name, loaded.number, verdicts)
-    parts.metrics.stages(verdicts.seconds)
-    return Response(content, media_type="application/json")
 
 
 def _summary(name: str, routing: Routing) -> DetectorSummary:

@@ -2,46 +2,144 @@
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
 from fastapi import Request
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
-from service import codecs, engine, errors
+from service import codecs, engine, errors, tables
+from service.callers import Caller
+from service.codecs import Body
+from service.compression import decompressed
+from service.encoders import FORMS, Answer
 from service.features import Batch, timed
 from service.problems import explained
 from service.schemas import Options
 from service.settings import Settings
 from service.versions import Loaded
 
-TAIL = "generalised Pareto: p-values below 1 / (n_calibration + 1) are a model's, without guarantee"
+STAGES = ("decode", "queue", "extract", "score", "encode")
+# What is scored on the event loop, where it makes the others wait for no more than a few times the way to a thread and back, which
+# python -m benchmarks.serving_path measures.
+INLINE_BYTES = 65_536  # of a body, to be decoded
+INLINE_PRODUCTS = 4_000_000  # rows times numbers in the state: rows * d**2 for a covariance
 
-Payload = tuple[str, bytes | list[bytes]]  # "json", "npy" or "images", and what came
+READ = {
+    "": "json",
+    "application/json": "json",
+    "application/x-npy": "npy",
+    "application/vnd.apache.arrow.stream": "arrow",
+    "application/vnd.safetensors": "safetensors",
+}
 
 
-async def read_payload(request: Request, settings: Settings) -> Payload:
-    """The body, read whole but not looked into: that is work for a thread."""
-    media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if request.headers.get("content-encoding", "identity") != "identity":
-        raise errors.UnsupportedMedia(f"a body in {request.headers['content-encoding']!r} encoding is not read: send it as it is")
-    if media == "multipart/form-data":
-        return "images", await _files(request, settings)
-    body = await request.body()
-    if media.startswith("image/"):
-        return "images", [body]
-    if media == "application/x-npy" or (media == "application/octet-stream" and body.startswith(codecs.NPY_MAGIC)):
-        return "npy", body
-    if media in ("application/json", ""):
+@dataclass(slots=True)
+class Task:
+    """A request to score, from its body to its answer."""
+
+    form: str  # one of READ's, or "images"
+    body: Body | list[bytes]
+    encoding: str
+    options: Options
+    answer: str  # a media type of FORMS
+    caller: Caller
+    batch: Batch | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def decode(self, loaded: Loaded, settings: Settings) -> Batch:
+        """The batch in the body, and the options in it; looked into once."""
+        if self.batch is None:
+            with timed(self.seconds, "decode"):
+                self.batch = self._decoded(loaded, settings)
+            self.body = b""  # decoded arrays that are views of it keep it
+        return self.batch
+
+    def _decoded(self, loaded: Loaded, settings: Settings) -> Batch:
+        if isinstance(self.body, list):
+            return codecs.batch_of_images(self.body, settings)
+        body = decompressed(self.body, self.encoding, settings.max_body_bytes)
+        if self.form == "json":
+            return self._decoded_json(body, settings)
+        if self.form == "npy":
+            return codecs.batch_of_npy(body, settings)
+        if self.form == "safetensors":
+            return codecs.batch_of_array(tables.rows_of_safetensors(body), settings)
+        names = None if loaded.fitted.extractor else loaded.fitted.feature_names
+        return codecs.batch_of_array(tables.rows_of_arrow(body, names), settings)
+
+    def _decoded_json(self, body: Body, settings: Settings) -> Batch:
         if len(body) > settings.max_json_bytes:
             raise errors.TooLarge(f"a JSON body of {len(body)} bytes; the limit is {settings.max_json_bytes}: send .npy instead")
-        return "json", body
-    raise errors.UnsupportedMedia(
-        f"a body of type {media!r} is not read: send application/json, application/x-npy, multipart/form-data or image/png"
-    )
+        batch, others = codecs.batch_of_json(body, settings)
+        if others:
+            try:
+                self.options = Options.model_validate(self.options.model_dump() | others)
+            except ValidationError as error:
+                first = error.errors()[0]
+                raise errors.InvalidInput(f"{first['loc'][0]}: {explained(first)}", f"#/{first['loc'][0]}") from None
+        return batch
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """An encoded answer, and how long each stage took."""
+
+    body: bytes
+    media: str
+    seconds: dict[str, float]
+
+    def timing(self) -> str:
+        """As in the header ``Server-Timing``, in milliseconds."""
+        return ", ".join(f"{stage};dur={1000 * self.seconds.get(stage, 0.0):.3f}" for stage in STAGES)
+
+
+async def received(request: Request, settings: Settings, options: Options, answer: str, caller: Caller) -> Task:
+    """The task in a request, its body read whole but not looked into."""
+    media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    encoding = request.headers.get("content-encoding", "")
+    form, body = "images", b""  # type: str, Body | list[bytes]
+    if media == "multipart/form-data":
+        body = await _files(request, settings)
+    else:
+        body = await _body(request)
+        if media.startswith("image/"):
+            body = [bytes(body)]
+        elif media == "application/octet-stream" and body.startswith(codecs.NPY_MAGIC):
+            form = "npy"
+        elif media in READ:
+            form = READ[media]
+        else:
+            raise errors.UnsupportedMedia(
+                f"a body of type {media!r} is not read: send {', '.join(filter(None, READ))}, multipart/form-data or image/png"
+            )
+    if form == "images" and encoding not in ("", "identity"):
+        raise errors.UnsupportedMedia(
+            f"images in {encoding[:40]!r} encoding are not read: they are compressed already, send them as they are"
+        )
+    return Task(form, body, encoding, options, answer, caller)
+
+
+async def _body(request: Request) -> Body:
+    """The body in one piece of memory: as it came where it came at once, else each part put in its place."""
+    message = await request.receive()
+    announced = request.headers.get("content-length", "")
+    if message["type"] == "http.request" and not message.get("more_body", False):
+        whole: bytes = message.get("body", b"")
+        return whole
+    body, end = bytearray(int(announced) if announced.isdigit() else 0), 0
+    while True:
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        part = message.get("body", b"")
+        body[end : end + len(part)] = part
+        end += len(part)
+        if not message.get("more_body", False):
+            return body
+        message = await request.receive()
 
 
 async def _files(request: Request, settings: Settings) -> list[bytes]:
@@ -54,32 +152,26 @@ async def _files(request: Request, settings: Settings) -> list[bytes]:
         raise errors.InvalidInput(f"the form cannot be read: {error.detail}", "#") from None
 
 
-def judge(loaded: Loaded, payload: Payload, options: Options, settings: Settings) -> tuple[bytes, engine.Verdicts]:
-    """The answer to a request, encoded, and the verdicts in it."""
-    seconds: dict[str, float] = {}
-    with timed(seconds, "decode"):
-        batch, options = _decoded(payload, options, settings)
-    verdicts = engine.score(loaded.fitted, batch, **asked(options), max_pixels=settings.max_pixels)
-    with timed(seconds, "encode"):
-        content = orjson.dumps(answer(loaded, verdicts, options))
-    for stage, spent in seconds.items():
+def at_once(loaded: Loaded, task: Task, settings: Settings) -> bool:
+    """Whether to score on the event loop. A body that is small enough for that is decoded, for only then its rows are known."""
+    if task.form == "images" or task.encoding or len(task.body) > INLINE_BYTES or loaded.fitted.extractor:
+        return False
+    rows = len(task.decode(loaded, settings))
+    state = sum(blob.size for name, blob in loaded.manifest.blobs.items() if name.startswith("state"))
+    return not task.options.attribute and rows * state <= INLINE_PRODUCTS * 8
+
+
+def judge(loaded: Loaded, task: Task, settings: Settings) -> tuple[Scored, engine.Verdicts]:
+    """The answer to a task, encoded, and the verdicts in it. Raises what ``Caller.check`` does, between the stages."""
+    batch = task.decode(loaded, settings)
+    task.caller.check()
+    verdicts = engine.score(loaded.fitted, batch, **asked(task.options), max_pixels=settings.max_pixels)
+    task.caller.check()
+    with timed(task.seconds, "encode"):
+        content = FORMS[task.answer](Answer.of(loaded, verdicts, task.options))
+    for stage, spent in task.seconds.items():
         verdicts.seconds[stage] = verdicts.seconds.get(stage, 0.0) + spent
-    return content, verdicts
-
-
-def _decoded(payload: Payload, options: Options, settings: Settings) -> tuple[Batch, Options]:
-    form, body = payload
-    if isinstance(body, list):
-        return codecs.batch_of_images(body, settings), options
-    if form == "npy":
-        return codecs.batch_of_npy(body, settings), options
-    rows, others = codecs.parse_json(body)
-    try:
-        options = Options.model_validate(options.model_dump() | others)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise errors.InvalidInput(f"{first['loc'][0]}: {explained(first)}", f"#/{first['loc'][0]}") from None
-    return codecs.rows_of_json(rows, settings), options
+    return Scored(content, task.answer, verdicts.seconds), verdicts
 
 
 def asked(options: Options) -> dict[str, Any]:
@@ -95,30 +187,4 @@ def asked(options: Options) -> dict[str, Any]:
 
 def answer(loaded: Loaded, verdicts: engine.Verdicts, options: Options) -> dict[str, Any]:
     """The answer of ``:score`` as plain data."""
-    fitted = loaded.fitted
-    columns: dict[str, list[Any]] = {
-        "score": verdicts.scores.tolist(),
-        "p_value": verdicts.p_values.tolist(),
-        "is_outlier": verdicts.is_outlier.tolist(),
-    }
-    if verdicts.off_span.any():
-        columns["off_span"] = verdicts.off_span.tolist()
-    if verdicts.nearest_class is not None:
-        columns["nearest_class"] = verdicts.nearest_class.tolist()
-    if verdicts.chi_square_p_values is not None:
-        columns["chi_square_p_value"] = verdicts.chi_square_p_values.tolist()
-    if verdicts.attributions is not None:
-        columns["attribution"] = [fitted.largest_shares(row, options.attribute, options.attribute_by) for row in verdicts.attributions]
-    content: dict[str, Any] = {
-        "detector": loaded.name,
-        "version": loaded.number,
-        "alpha": verdicts.alpha,
-        "threshold": None if verdicts.threshold is None or math.isinf(verdicts.threshold) else verdicts.threshold,
-        "calibration": fitted.judge.METHOD,
-        "n_calibration": fitted.n_calibration,
-    }
-    if options.tail:
-        content["tail"] = TAIL
-    if verdicts.attributions is not None:
-        content["attribution"] = fitted.detector.ATTRIBUTION
-    return {**content, "results": [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]}
+    return Answer.of(loaded, verdicts, options).plain()
