@@ -69,6 +69,7 @@ class Extractor:
         model = parse(onnx_file)
         self.onnx_file = onnx_file
         self.preprocessing = preprocessing
+        self.device: Device = device
         self.taps = tuple(taps) or default_taps(model)
         self.digest = self._digest()
         tapped, self._outputs = with_taps(model, self.taps)

@@ -26,11 +26,16 @@ from service.manifest import (
     GoldenRecord,
     LevelRecord,
     Manifest,
+    SampleRecord,
     Source,
+    UpdateRecord,
 )
 from service.recipe import Recipe
+from service.reserve import Reserve
+from service.sketch import Sketch
 from service.store import CHUNK_BYTES
 
+RESERVE = "calibration_rows"  # blob that updates alone need
 STATISTICS = "statistics."  # prefix of the state's arrays that scoring does without
 
 
@@ -38,9 +43,15 @@ class ArchiveError(ValueError):
     """The manifest and its blobs do not make a detector; says why."""
 
 
-def pack(fitted: Fitted, name: str, source: Source) -> tuple[Manifest, dict[str, bytes]]:
-    """Manifest of ``fitted`` as a version of detector ``name``, and the bytes of its blobs."""
+def pack(
+    fitted: Fitted, name: str, source: Source, *, parent: int | None = None, update: UpdateRecord | None = None
+) -> tuple[Manifest, dict[str, bytes]]:
+    """Manifest of ``fitted`` as a version of detector ``name``, and the bytes of its blobs; ``update`` is what made it of ``parent``."""
     blobs = {"calibration": _save(fitted.judge.arrays()), "golden": _save(_golden_arrays(fitted.golden))}
+    if fitted.sketch:
+        blobs["sketch"] = _save(fitted.sketch.arrays())
+    if fitted.reserve:
+        blobs[RESERVE] = _save(_reserve_arrays(fitted.reserve))
     states, kinds = [], [next(kind for kind, cls in REGISTRY.items() if type(detector) is cls) for detector in fitted.judge.detectors]
     for index, detector in enumerate(fitted.judge.detectors):
         state, arrays = dumps(kinds[index], detector)
@@ -75,9 +86,12 @@ def pack(fitted: Fitted, name: str, source: Source) -> tuple[Manifest, dict[str,
         calibrate=fitted.recipe.calibrate,
         sum_levels=fitted.recipe.sum_levels,
         source=source,
+        sample=_sample_record(fitted),
         golden=_golden_record(fitted.golden),
         states=states,
         blobs={key: BlobReference.to(data, CHUNK_BYTES) for key, data in sorted(blobs.items())},
+        parent=parent,
+        update=update,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     return manifest, blobs
@@ -90,15 +104,23 @@ def unpack(
     device: Device = "auto",
     require_device: bool = False,
     threads: int = 1,
+    statistics: bool = False,
 ) -> Fitted:
-    """The detector of a stored version, ready to score. ``blob`` gives the bytes of a blob by its name.
+    """The detector of a stored version, ready to score; with ``statistics`` also with the sums that it learned.
+
+    ``blob`` gives the bytes of a blob by its name.
 
     Raises ArchiveError where a blob is not what the manifest says.
     """
     try:
-        detectors = [loads(state, load(blob(_blob("state", index))), REGISTRY) for index, state in enumerate(manifest.states)]
+        kinds = ("state", "statistics") if statistics else ("state",)
+        detectors = []
+        for index, state in enumerate(manifest.states):
+            names = [name for kind in kinds if (name := _blob(kind, index)) in manifest.blobs]
+            detectors.append(loads(state, {key: array for name in names for key, array in load(blob(name)).items()}, REGISTRY))
         judge = JUDGES[manifest.calibration.method].restored(detectors, load(blob("calibration")))
         golden = _golden(manifest.golden, load(blob("golden")))
+        sketch = Sketch.restored(load(blob("sketch"))) if "sketch" in manifest.blobs else None
         extractor = None
         if manifest.extractor:
             extractor = _extractor(manifest.extractor, blob("extractor"), device, require_device, threads)
@@ -122,7 +144,23 @@ def unpack(
         golden=golden,
         n_fit=manifest.n_fit,
         feature_names=manifest.feature_names,
+        sketch=sketch,
     )
+
+
+def reserve(manifest: Manifest, blob: Callable[[str], bytes]) -> Reserve | None:
+    """The rows that a stored version keeps for updates; None where it keeps none. Raises ArchiveError as ``unpack``."""
+    if RESERVE not in manifest.blobs:
+        return None
+    try:
+        arrays = load(blob(RESERVE))
+        return Reserve(arrays["rows"], arrays["digests"], arrays["passed"], float(arrays["rate"]), int(arrays["untold"]))
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise ArchiveError(str(error)) from None
+
+
+def _reserve_arrays(kept: Reserve) -> dict[str, NDArray[Any]]:
+    return {"rows": kept.rows, "digests": kept.digests, "passed": kept.passed, "rate": np.array(kept.rate), "untold": np.array(kept.untold)}
 
 
 def _blob(name: str, index: int) -> str:
@@ -143,6 +181,11 @@ def _extractor(record: ExtractorRecord, onnx_file: bytes, device: Device, requir
     if extractor.digest != record.digest:
         raise ArchiveError(f"the extractor has digest {extractor.digest[:12]}, not {record.digest[:12]} as the manifest says")
     return extractor
+
+
+def _sample_record(fitted: Fitted) -> SampleRecord | None:
+    sampled = fitted.sampled
+    return None if sampled is None else SampleRecord(rows=sampled.rows, of=sampled.of, rank_error=sampled.rank_error)
 
 
 def _golden_record(golden: Golden) -> GoldenRecord:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,7 +12,7 @@ from pydantic import ValidationError
 
 from models import BUNDLED, RANGES, Extractor, Tap, bundled, image_preprocessing
 from models.preprocessing import Preprocessing
-from service import errors, sources
+from service import errors
 from service.judges import CrossJudge
 from service.names import Method
 from service.problems import explained
@@ -119,19 +118,26 @@ def parameters_of(given: list[str] | None) -> dict[str, Any]:
 
 
 def extractor_of(
-    settings: Settings, data: sources.Data, extractor: str | None, taps: list[str] | None, pixels: str | None, preprocessing: Path | None
+    settings: Settings,
+    images: bool,  # whether the data are images
+    extractor: str | None,
+    taps: list[str] | None,
+    pixels: str | None,
+    preprocessing: Path | None,
+    threads: int,
 ) -> Extractor | None:
-    """The extractor that was asked for; for images without one, the bundled network."""
-    if extractor is None and data.batch.images is None:
+    """The extractor that was asked for, which runs on so many threads; for images without one, the bundled network."""
+    if extractor is None and not images:
         if taps or pixels or preprocessing:
             raise errors.InvalidInput("--tap, --pixels and --preprocessing belong to an extractor: name one with --extractor")
         return None
     parsed = [Tap.parse(tap) for tap in taps or []]
+    device: dict[str, Any] = {"device": settings.device, "require_device": settings.require_device, "threads": threads}
     if extractor is None or extractor in BUNDLED:
         if pixels or preprocessing:
             raise errors.InvalidInput("--pixels and --preprocessing belong to a network of your own: a bundled one knows its preprocessing")
         onnx_file, declared, default_taps = bundled(extractor or next(iter(BUNDLED)))
-        return Extractor(onnx_file, preprocessing=declared, taps=parsed or default_taps, **_device(settings))
+        return Extractor(onnx_file, preprocessing=declared, taps=parsed or default_taps, **device)
     path = Path(extractor)
     if not path.is_file():
         raise errors.InvalidInput(f"--extractor {extractor}: no such file, and not one of {', '.join(BUNDLED)}")
@@ -142,7 +148,7 @@ def extractor_of(
         chosen: Preprocessing | None = _declared(preprocessing)
     else:
         chosen = image_preprocessing(onnx_file, pixels)
-    return Extractor(onnx_file, preprocessing=chosen, taps=parsed, **_device(settings))
+    return Extractor(onnx_file, preprocessing=chosen, taps=parsed, **device)
 
 
 def _declared(path: Path) -> Preprocessing:
@@ -153,8 +159,3 @@ def _declared(path: Path) -> Preprocessing:
     if not isinstance(declared, dict):
         raise errors.InvalidInput(f"--preprocessing {path} must hold one JSON object")
     return Preprocessing.from_json(declared)
-
-
-def _device(settings: Settings) -> dict[str, Any]:
-    """Where the extractor of a command runs: nothing else does meanwhile, so it gets all cores."""
-    return {"device": settings.device, "require_device": settings.require_device, "threads": os.cpu_count() or 1}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from functools import partial
@@ -16,8 +17,7 @@ from pyarrow import csv, parquet
 from rich.markup import escape
 from rich.table import Table
 
-from detectors import REGISTRY
-from service import __version__, demo, doctor, engine, errors, job_commands, serving, sources
+from service import __version__, demo, doctor, engine, errors, job_commands, retention_commands, serving, sources, version_commands
 from service.arguments import (
     AlphaOption,
     AttributeByOption,
@@ -41,13 +41,12 @@ from service.arguments import (
     settings_of,
 )
 from service.evaluation import evaluate as evaluate_recipe
-from service.features import fingerprint
-from service.manifest import CalibrationRecord, Source
+from service.fitting import commands as fit_commands
 from service.names import checked_alias, checked_name, parsed_reference
 from service.scoring import answer, asked
 from service.store import Store
 from service.terminal import err, out, print_json, print_scores, progress, refusals, say
-from service.versions import DEFAULT_ALIAS, load, publish, routes
+from service.versions import DEFAULT_ALIAS, load, routes
 from service.versions import promote as promote_version
 from service.versions import rollback as rollback_alias
 
@@ -57,60 +56,6 @@ GUIDANCE = (
 )
 
 app = typer.Typer(name="farfield", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=__doc__)
-
-
-@app.command()
-def fit(
-    name: Annotated[str, typer.Argument(help="Name of the detector.")],
-    data: DataOption,
-    type: Annotated[str, typer.Option("--type", help=f"Type of the detector, or several joined by +: {', '.join(REGISTRY)}.")] = "gaussian",
-    extractor: ExtractorOption = None,
-    tap: TapOption = None,
-    pixels: PixelsOption = None,
-    preprocessing: PreprocessingOption = None,
-    param: ParamOption = None,
-    sum_levels: SumOption = False,
-    calibrate: CalibrateOption = None,
-    method: MethodOption = None,
-    folds: FoldsOption = None,
-    trim: TrimOption = 0.0,
-    classes: Annotated[
-        str | None, typer.Option("--classes", help="An .npy file, or the column or array of --data: the class of each row.")
-    ] = None,
-    alpha: AlphaOption = 0.01,
-    seed: SeedOption = 0,
-    alias: Annotated[str | None, typer.Option("--alias", help="Alias to point at the new version.")] = None,
-    store: StoreOption = None,
-) -> None:
-    """Fit a detector on normal data, calibrate it on held-out rows, and publish it as the next version."""
-    with refusals():
-        settings = settings_of(store=store)
-        recipe = recipe_of(
-            type, param=param, sum_levels=sum_levels, calibrate=calibrate, alpha=alpha, seed=seed, method=method, folds=folds, trim=trim
-        )
-        checked_name(name)
-        if alias:
-            checked_alias(alias)
-        found = sources.read(data, classes)
-        network = extractor_of(settings, found, extractor, tap, pixels, preprocessing)
-        source = Source(name=found.name, rows=len(found.batch), sha256=fingerprint(found.batch))
-        with Store.open(settings.store) as opened:
-            opened.ping()  # a store that is away is better known before the work than after it
-            with progress() as told:
-                fitted = engine.fit(
-                    recipe,
-                    found.batch,
-                    network,
-                    feature_names=found.feature_names,
-                    classes=found.labels,
-                    max_pixels=settings.max_pixels,
-                    progress=told,
-                )
-            number = publish(opened, name, fitted, source, alias)
-        say(
-            f"[bold]{name}[/] version [bold]{number}[/]: {type} on {fitted.n_fit} rows x {fitted.width} features, "
-            f"{fitted.judge.METHOD} calibration on {fitted.n_calibration} rows{f', alias {alias}' if alias else ''}",
-        )
 
 
 @app.command()
@@ -179,7 +124,7 @@ def evaluate(
         found = sources.read(data, labels)
         if found.labels is None:
             raise errors.InvalidInput(f"{data} holds no labels: name them with --labels")
-        network = extractor_of(settings, found, extractor, tap, pixels, preprocessing)
+        network = extractor_of(settings, found.batch.images is not None, extractor, tap, pixels, preprocessing, os.cpu_count() or 1)
         recipes = [
             recipe_of(
                 kind, param=param, sum_levels=sum_levels, calibrate=calibrate, alpha=alpha, seed=seed, method=method, folds=folds, trim=trim
@@ -225,33 +170,6 @@ def detectors(as_json: JsonOption = False, store: StoreOption = None) -> None:
 
 
 @app.command()
-def versions(name: str, as_json: JsonOption = False, store: StoreOption = None) -> None:
-    """List the versions of a detector."""
-    with refusals(), Store.open(settings_of(store=store).store) as opened:
-        found, damaged = opened.manifests(checked_name(name))
-        aliases = opened.aliases(name)
-        for number, reason in damaged.items():
-            err.print(f"[red]version {number} is damaged:[/] {escape(reason)}", highlight=False, soft_wrap=True)
-        if as_json:
-            print_json(
-                [
-                    {"version": n, "aliases": [a for a, at in aliases.items() if at == n], **m.model_dump(mode="json", by_alias=True)}
-                    for n, m in found.items()
-                ]
-            )
-            return
-        table = Table("version", "aliases", "type", "rows", "calibration", "calibrated on", "features", "alpha", "MiB", "created")
-        for number, manifest in found.items():
-            size = sum(blob.size for blob in manifest.blobs.values())
-            table.add_row(
-                str(number), ", ".join(a for a, at in aliases.items() if at == number), manifest.type, str(manifest.n_fit),
-                _calibration(manifest.calibration),
-                str(manifest.calibration.n), str(manifest.width), f"{manifest.alpha:g}", f"{size / 2**20:.1f}", manifest.created[:16],
-            )  # fmt: skip
-        out.print(table)
-
-
-@app.command()
 def promote(
     reference: Annotated[str, typer.Argument(metavar="NAME:VERSION", help="The version to promote.")],
     alias: Annotated[str, typer.Option("--alias", help="The alias to point at it.")] = DEFAULT_ALIAS,
@@ -287,12 +205,13 @@ def rollback(
 def serve(
     host: Annotated[str | None, typer.Option("--host", help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option("--port", help="Port to listen on; 0 takes any free one.")] = None,
+    grpc_port: Annotated[int | None, typer.Option("--grpc-port", help="Port to listen on for gRPC; none by default.")] = None,
     worker: Annotated[bool | None, typer.Option("--worker/--no-worker", help="Whether to run a worker, which does the jobs.")] = None,
     store: StoreOption = None,
 ) -> None:
     """Serve the HTTP interface, the metrics and the console, and do the jobs that are asked for."""
     with refusals():
-        settings = settings_of(store=store, host=host, port=port, worker=worker)
+        settings = settings_of(store=store, host=host, port=port, grpc_port=grpc_port, worker=worker)
         serving.serve(settings, started=lambda url: err.print(f"farfield {__version__} on {url}", highlight=False))
 
 
@@ -331,12 +250,14 @@ def doctor_command(as_json: JsonOption = False, store: StoreOption = None) -> No
             raise typer.Exit(1)
 
 
+app.command()(fit_commands.fit)
 app.command()(job_commands.jobs)
 app.command()(job_commands.worker)
-
-
-def _calibration(record: CalibrationRecord) -> str:
-    return f"{record.method}, {record.trim:.0%} trimmed" if record.trim else record.method
+app.command()(version_commands.versions)
+app.command()(version_commands.update)
+app.command()(retention_commands.upload)
+app.command()(retention_commands.uploads)
+app.command()(retention_commands.gc)
 
 
 def _write_scores(path: Path, results: list[dict[str, Any]], keys: Any) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import log, sqrt
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import chi2
 
-from detectors import REGISTRY, AlphaTooSmall, Detector, outliers
+from detectors import REGISTRY, AdditiveDetector, AlphaTooSmall, Detector, outliers
 from models import Extractor, Level
 from models.preprocessing import DEFAULT_MAX_PIXELS
 from service.errors import InvalidInput
@@ -17,8 +18,26 @@ from service.features import Batch, Features, Progress, extract, timed
 from service.golden import Golden
 from service.judges import JUDGES, CombinedJudge, CrossJudge, Held, Judge
 from service.recipe import Recipe, check, parameters_of, split
+from service.reserve import Reserve
+from service.sketch import Sketch
 
 MOST_LEFT_OUT = 50_000  # scores with a feature left out, in one request
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """A detector was fitted on ``rows`` of ``of`` rows, drawn at random."""
+
+    rows: int
+    of: int
+
+    @property
+    def rank_error(self) -> float:
+        """How far the rank of any quantile of one feature is off by at most, as a share, with a probability of 95 %.
+
+        The bound of Dvoretzky, Kiefer and Wolfowitz with Massart's constant: sqrt(ln(2 / 0.05) / 2 n) for a sample of n rows.
+        """
+        return 0.0 if self.rows == self.of else sqrt(log(2 / 0.05) / (2 * self.rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +51,9 @@ class Fitted:
     golden: Golden
     n_fit: int
     feature_names: list[str] | None = None
+    reserve: Reserve | None = None  # what an update calibrates by; scoring does without
+    sampled: Sampled | None = None  # where not all rows could be held at once
+    sketch: Sketch | None = None  # of the calibration rows, to tell drift by; versions of earlier releases have none
 
     @property
     def width(self) -> int:
@@ -116,6 +138,7 @@ class Verdicts:
     attributions: NDArray[np.float64] | None
     chi_square_p_values: NDArray[np.float64] | None  # by the detector's own model; not calibrated
     nearest_class: NDArray[Any] | None  # within which each row was judged, where calibration is by class
+    features: Features  # what was scored
     seconds: dict[str, float]
 
 
@@ -124,6 +147,7 @@ def fit(
     batch: Batch,
     extractor: Extractor | None = None,
     *,
+    features: Features | None = None,
     levels: tuple[Level, ...] | None = None,
     feature_names: list[str] | None = None,
     classes: NDArray[Any] | None = None,
@@ -132,26 +156,34 @@ def fit(
 ) -> Fitted:
     """Fit a detector on one part of ``batch``, all of it normal, and calibrate it on the rest.
 
-    ``levels`` says how the columns divide where ``batch`` is what an extractor gave before; ``classes`` (n,) are those of the
-    rows, for types that learn them. Raises InvalidInput for data that cannot be fitted, and for too few rows to ever raise an
-    alarm at ``recipe.alpha``.
+    ``features`` are those that the extractor has made of the batch, where it has. ``levels`` says how the columns divide
+    where ``batch`` is what an extractor gave before; ``classes`` (n,) are those of the rows, for types that learn them. Raises
+    InvalidInput for data that cannot be fitted, and for too few rows to ever raise an alarm at ``recipe.alpha``.
     """
     check(recipe, labelled=classes is not None)
     kept, held_out = split(len(batch), recipe)
-    features = extract(extractor, batch, max_pixels=max_pixels, progress=progress)
+    if features is None:
+        features = extract(extractor, batch, max_pixels=max_pixels, progress=progress)
     levels = extractor.levels if extractor else levels or (Level("features", features.shape[1]),)
     if (features == features[0]).all():
         raise InvalidInput(f"all {len(features)} rows are the same: there is no variation to learn what is normal from", "#/data")
     progress("fit", 0, 1)
     try:
-        judge = _judge(recipe, [_unfitted(recipe, kind, levels) for kind in recipe.types], features, classes, (kept, held_out))
+        judge = _judge(recipe, [unfitted(recipe, kind, levels) for kind in recipe.types], features, classes, (kept, held_out))
     except AlphaTooSmall as error:
         raise InvalidInput(f"{error}: give more rows, hold out a larger share, or accept a larger alpha", "#/alpha") from None
     except ValueError as error:
         raise InvalidInput(f"the detector cannot be fitted: {error}", "#/data") from None
     golden = Golden.of(judge, batch, features, held_out, extractor)
     progress("fit", 1, 1)
-    return Fitted(recipe, judge, levels, extractor, golden, len(kept), feature_names)
+    reserve = Reserve.of(batch.take(held_out), features[held_out], recipe.seed) if updatable(judge) else None
+    sketch = Sketch.of(features[held_out], recipe.seed)
+    return Fitted(recipe, judge, levels, extractor, golden, len(kept), feature_names, reserve=reserve, sketch=sketch)
+
+
+def updatable(judge: Judge) -> bool:
+    """Whether rows can be added to what ``judge`` has learned, and taken out again: each of its detectors learns sums, of the same rows."""
+    return judge.METHOD != CrossJudge.METHOD and all(isinstance(detector, AdditiveDetector) for detector in judge.detectors)
 
 
 def _judge(recipe: Recipe, detectors: list[Detector[Any]], features: Features, classes: NDArray[Any] | None, held: Held) -> Judge:
@@ -210,7 +242,7 @@ def score(
             raise InvalidInput(str(error), "#/attribute_by") from None
         by_model = chi_square_p_values(fitted, found.scores) if chi_square else None
     return Verdicts(
-        found.scores, found.p_values, decisions, off_span, alpha, found.threshold, shares, by_model, found.nearest_class, seconds
+        found.scores, found.p_values, decisions, off_span, alpha, found.threshold, shares, by_model, found.nearest_class, features, seconds
     )
 
 
@@ -227,6 +259,7 @@ def _check_width(rows: NDArray[Any], fitted: Fitted) -> None:
         raise InvalidInput(f"rows have {rows.shape[1]} features; this detector takes {fitted.width}", "#/rows/0")
 
 
-def _unfitted(recipe: Recipe, kind: str, levels: tuple[Level, ...]) -> Detector[Any]:
+def unfitted(recipe: Recipe, kind: str, levels: tuple[Level, ...]) -> Detector[Any]:
+    """A detector of one of the recipe's types, with its parameters."""
     summed = {"levels": [level.width for level in levels]} if recipe.sum_levels else {}
     return REGISTRY[kind](**parameters_of(recipe, kind), **summed)

@@ -69,16 +69,22 @@ def extract(
 
 def finite_rows(rows: NDArray[Any]) -> Features:
     """Rows (n, d) as float64, or as they are in float32. Raises InvalidInput for other shapes and types and for what is not finite."""
+    rows = numeric_rows(rows)
+    with np.errstate(over="ignore", invalid="ignore"):
+        finite = bool(np.isfinite(np.add.reduce(rows, axis=None)))  # of all rows together, which needs no memory for each
+    if not finite and not np.isfinite(rows).all():
+        row, column = np.argwhere(~np.isfinite(rows))[0]
+        raise InvalidInput(f"row {row}, feature {column} is {rows[row, column]}; finite numbers are needed", f"#/rows/{row}/{column}")
+    return rows
+
+
+def numeric_rows(rows: NDArray[Any]) -> Features:
+    """Rows (n, d) as float64, or as they are in float32. Raises InvalidInput for other shapes and types."""
     if rows.dtype.kind not in "fiub":
         raise InvalidInput(f"rows hold {rows.dtype}; numbers are needed", "#/rows")
     if rows.ndim != 2 or rows.shape[1] == 0:
         raise InvalidInput(f"rows have shape {list(rows.shape)}; [rows, features] is needed", "#/rows")
-    if rows.dtype != np.float32:
-        rows = rows.astype(np.float64, copy=False)
-    if not np.isfinite(rows).all():
-        row, column = np.argwhere(~np.isfinite(rows))[0]
-        raise InvalidInput(f"row {row}, feature {column} is {rows[row, column]}; finite numbers are needed", f"#/rows/{row}/{column}")
-    return rows
+    return rows if rows.dtype == np.float32 else rows.astype(np.float64, copy=False)
 
 
 def fingerprint(batch: Batch) -> str:

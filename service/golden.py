@@ -33,9 +33,14 @@ class Golden:
     @classmethod
     def of(cls, judge: Judge, batch: Batch, features: Features, held_out: NDArray[np.intp], extractor: Extractor | None) -> Golden:
         """The first of the rows held out, and of their raw inputs where an extractor made the features of them."""
-        rows = features[held_out[:GOLDEN_ROWS]]
-        small = [i for i in held_out if batch.images is None or _size(batch.images[i]) <= GOLDEN_INPUT_BYTES]
-        inputs = batch.take(np.array(small[:GOLDEN_INPUTS], dtype=np.intp)) if extractor else Batch()
+        return cls.scored(judge, features[held_out[:GOLDEN_ROWS]], batch.take(held_out), extractor)
+
+    @classmethod
+    def scored(cls, judge: Judge, features: Features, held_out: Batch, extractor: Extractor | None) -> Golden:
+        """The first of rows of ``features``, and of the inputs ``held_out`` where there is an extractor, with their scores."""
+        rows = features[:GOLDEN_ROWS]
+        small = [i for i in range(len(held_out)) if held_out.images is None or size(held_out.images[i]) <= GOLDEN_INPUT_BYTES]
+        inputs = held_out.take(np.array(small[:GOLDEN_INPUTS], dtype=np.intp)) if extractor else Batch()
         input_scores = judge.scores(extract(extractor, inputs)) if len(inputs) else np.empty(0)
         low, middle, high = np.quantile(judge.reference, [0.25, 0.5, 0.75])
         absolute = max(GOLDEN_SPREAD * (high - low), GOLDEN_RELATIVE * abs(middle), 1e-12)
@@ -56,7 +61,8 @@ class Golden:
             raise VersionRefused(name, number, f"a golden input scores {_worst(input_scores, self.input_scores)} when fitted")
 
 
-def _size(image: EncodedImage) -> int:
+def size(image: EncodedImage) -> int:
+    """Bytes of an image, as it is kept."""
     return len(image) if isinstance(image, bytes) else image.nbytes
 
 

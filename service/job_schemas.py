@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, StrictInt, StrictStr, ValidationError
 
 from detectors import REGISTRY
 from models import BUNDLED
-from service import codecs, errors
+from service import codecs, data_sets, errors
 from service.jobs import Job
 from service.names import Method, checked_alias
 from service.problems import explained
@@ -24,6 +24,8 @@ from service.sources.files import checked
 
 KIND = "fit"
 
+Place = Annotated[str, Field(min_length=1, max_length=4096)]
+
 
 class FitOptions(Schema):
     """All that a request to fit can say but the rows themselves."""
@@ -31,13 +33,20 @@ class FitOptions(Schema):
     type: str = Field("gaussian", description=f"Type of the detector, or several joined by +: {', '.join(REGISTRY)}.")
     parameters: dict[str, Any] = Field({}, description="Parameters of the detector.")
     sum_levels: bool = Field(False, description="Model each tap by itself and add the scores up, instead of all together.")
-    data: str | None = Field(
-        None, max_length=4096, description="Absolute path or URL of the data, under a root of FARFIELD_DATA_ROOTS; instead of `rows`."
+    data: Place | Annotated[list[Place], Field(min_length=1, max_length=10_000)] | None = Field(
+        None,
+        description="Absolute path, URL or glob of the data, or several, under a root of FARFIELD_DATA_ROOTS, or `upload:ID`; "
+        "instead of `rows`.",
     )
+    columns: list[str] | None = Field(None, description="Columns of the table to learn, in this order; all by default.")
+    key: str | None = Field(None, description="Column that tells rows apart; by their hashes rows are held out.")
+    on_error: Literal["fail", "skip"] = Field("fail", description="Whether a file, part or image that cannot be read ends the fit.")
+    most_losses: int = Field(100, ge=0, description="How many of them may be left out with `skip`.")
     classes: list[StrictInt] | list[StrictStr] | str | None = Field(
         None, description="The class of each row: a list beside `rows`; a column, an array or the path of an .npy file beside `data`."
     )
     extractor: str | None = Field(None, description=f"A bundled network: {', '.join(BUNDLED)}. Images get one without asking.")
+    pixels: str | None = Field(None, description="Range of pixel values that the network takes, for one that is not bundled.")
     taps: list[str] = Field([], description="Tensors to read features from, TENSOR or TENSOR=mean|max|none.")
     method: Method | None = Field(None, description="Method of calibration; `combined` for several types, else `split-conformal`.")
     folds: int = Field(5, ge=2, le=MOST_FOLDS, description="Folds of cross-conformal calibration.")
@@ -99,7 +108,7 @@ class JobList(Schema):
 
 def parsed(body: bytes, settings: Settings) -> tuple[FitOptions, NDArray[np.float64] | None]:
     """What a body asks for and its rows, checked as far as can be before the work. Raises InvalidInput or TooLarge, naming the place."""
-    given, members = codecs.parse_json(body) if b'"rows"' in body else (None, _object(body))
+    given, members = codecs.parse_json(body) if b'"rows"' in body else (None, json_object(body))
     try:
         options = FitOptions.model_validate(members)
     except ValidationError as error:
@@ -111,7 +120,7 @@ def parsed(body: bytes, settings: Settings) -> tuple[FitOptions, NDArray[np.floa
     if given is not None:
         rows = codecs.rows_of_json(given, settings).rows
         assert rows is not None  # noqa: S101
-        _check_inline(options, rows, settings)
+        check_inline(options, rows, settings)
     else:
         check_data(options, settings)
     _check_options(options)
@@ -121,18 +130,23 @@ def parsed(body: bytes, settings: Settings) -> tuple[FitOptions, NDArray[np.floa
 
 
 def check_data(options: FitOptions, settings: Settings) -> None:
-    """Raises InvalidInput unless data and classes lie where ``data_roots`` lets them be read."""
-    data = options.data or ""
-    if not settings.data_roots:
-        raise errors.InvalidInput("no data are read by path or URL here: FARFIELD_DATA_ROOTS names no place; send rows", "#/data")
-    if not data.startswith("/") and "://" not in data:
-        raise errors.InvalidInput(f"{data!r} is neither an absolute path nor a URL", "#/data")
-    try:
-        checked(data, settings.data_roots)
-    except errors.InvalidInput:
-        raise errors.InvalidInput(f"{data} is not under any of the places that FARFIELD_DATA_ROOTS lets fits read", "#/data") from None
+    """Raises InvalidInput unless data and classes lie where ``data_roots`` lets them be read, or the data were uploaded."""
+    places = [options.data] if isinstance(options.data, str) else options.data or [""]
     if isinstance(options.classes, list):
         raise errors.InvalidInput("classes beside data are the name of a column or array, or the path of an .npy file", "#/classes")
+    if data_sets.named(places[0]) is not None:
+        if len(places) > 1:
+            raise errors.InvalidInput("an upload is fitted on by itself: name it alone", "#/data")
+        return
+    if not settings.data_roots:
+        raise errors.InvalidInput("no data are read by path or URL here: FARFIELD_DATA_ROOTS names no place; send rows", "#/data")
+    for place in places:
+        if not place.startswith("/") and "://" not in place:
+            raise errors.InvalidInput(f"{place!r} is neither an absolute path nor a URL", "#/data")
+        try:
+            checked(place, settings.data_roots)
+        except errors.InvalidInput:
+            raise errors.InvalidInput(f"{place} is not under any of the places that FARFIELD_DATA_ROOTS lets fits read", "#/data") from None
 
 
 def npy(rows: NDArray[np.float64]) -> bytes:
@@ -161,13 +175,14 @@ def told(job: Job) -> dict[str, Any]:
             "rate": progress.rate,
             "seconds_left": progress.seconds_left,
         },
-        "request": {name: value for name, value in job.spec.items() if name != "classes" or not isinstance(value, list)},
+        "request": _without_classes(job.spec),
         "result": job.result,
         "error": job.error,
     }
 
 
-def _object(body: bytes) -> dict[str, Any]:
+def json_object(body: bytes) -> dict[str, Any]:
+    """The members of a body that is a JSON object."""
     try:
         members = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -177,7 +192,8 @@ def _object(body: bytes) -> dict[str, Any]:
     return members
 
 
-def _check_inline(options: FitOptions, rows: NDArray[np.float64], settings: Settings) -> None:
+def check_inline(options: FitOptions, rows: NDArray[np.float64], settings: Settings) -> None:
+    """Raises InvalidInput or TooLarge for rows in a request that are too many, not finite, or not as their classes are."""
     if rows.nbytes > settings.max_inline_bytes:
         raise errors.TooLarge(
             f"{rows.shape[0]} rows x {rows.shape[1]} features are {rows.nbytes} bytes; the limit is {settings.max_inline_bytes}: "
@@ -206,6 +222,12 @@ def _check_options(options: FitOptions) -> None:
             checked_alias(options.alias)
         except errors.InvalidInput as error:
             raise errors.InvalidInput(str(error), "#/alias") from None
+
+
+def _without_classes(spec: dict[str, Any]) -> dict[str, Any]:
+    """What was asked for, also of rows to add and to forget, but for lists of classes, which are as long as the rows."""
+    told = {name: value for name, value in spec.items() if name != "classes" or not isinstance(value, list)}
+    return told | {name: _without_classes(told[name]) for name in ("add", "forget") if told.get(name)}
 
 
 def _time(seconds: float | None) -> str | None:

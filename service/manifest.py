@@ -72,11 +72,33 @@ class GoldenRecord(Part):
 
 
 class Source(Part):
-    """The data of the fit: a name for people, and the sha256 of all rows."""
+    """The data of the fit: a name for people, and the sha256 of all rows, or of what is known of the files without reading them."""
 
     name: str
     rows: int
     sha256: str
+    of: Literal["rows", "files"] = "rows"  # what the sha256 is of
+    lost: int = 0  # files, parts and images that could not be read and were left out
+
+
+class SampleRecord(Part):
+    """Rows that a detector was fitted on where memory did not hold them all, with the error of a quantile's rank at 95 %."""
+
+    rows: int = Field(gt=0)
+    of: int = Field(gt=0)
+    rank_error: float = Field(ge=0)
+
+
+class UpdateRecord(Part):
+    """What made a version of its parent, in this order."""
+
+    forgotten: int = Field(0, ge=0, description="Rows taken out of those learned.")
+    forgotten_calibration: int = Field(0, ge=0, description="Rows taken out of those held out.")
+    merged: list[str] = Field([], description="Versions whose rows were added, as NAME:VERSION.")
+    half_life: float | None = Field(None, gt=0, description="In rows added.")
+    weight: float = Field(1.0, gt=0, le=1, description="What each earlier row counts of what it did before.")
+    added: int = Field(0, ge=0, description="New rows learned.")
+    added_calibration: int = Field(0, ge=0, description="New rows held out.")
 
 
 class Manifest(Part):
@@ -97,10 +119,12 @@ class Manifest(Part):
     calibrate: float
     sum_levels: bool
     source: Source
+    sample: SampleRecord | None = None
     golden: GoldenRecord
     states: list[str]  # JSON texts of detectors.dumps; their arrays are the blobs `state`, `statistics`, `state.1` and so on
     blobs: dict[str, BlobReference]
     parent: int | None = None
+    update: UpdateRecord | None = None
     created: str
 
     @property

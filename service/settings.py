@@ -28,9 +28,14 @@ class Settings(BaseSettings):
     store_timeout: float = Field(0.5, gt=0, description="Seconds after which a call to the store is given up and retried.")
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes any free one.")
+    grpc_port: int | None = Field(None, ge=0, le=65535, description="Port to listen on for gRPC; 0 takes any free one, none: no gRPC.")
     allow_open: bool = Field(False, description="Whether to listen, without authentication, on an address that other machines reach.")
     threads: int = Field(0, ge=0, description="Requests scored at the same time; 0 takes the number of cores.")
+    detector_threads: int = Field(0, ge=0, description="Of them, for one detector at most; 0 lets it have all that no other waits for.")
     queue: int = Field(64, ge=0, description="Requests that may wait for a thread; more are answered 503.")
+    client_seconds: int = Field(
+        20, gt=0, description="Seconds that a client has for the head of a request, and for its body beyond 64 KiB a second."
+    )
     refresh_seconds: float = Field(
         0.25, gt=0, description="How often moved aliases are looked up; a promote is served within this time everywhere."
     )
@@ -46,8 +51,22 @@ class Settings(BaseSettings):
     require_device: bool = Field(False, description="Refuse versions whose extractor cannot run on the device asked for.")
     extractor_threads: int = Field(1, ge=0, description="Threads inside one call of an extractor; 0 lets onnxruntime choose.")
     data_roots: list[str] = Field([], description="Folders and URL prefixes under which fits asked for over HTTP may read, as a JSON list.")
+    fit_memory: int = Field(
+        256, gt=0, description="MiB of rows and features that a fit holds; of more, it reads the data in passes and keeps sums and samples."
+    )
+    checkpoint_seconds: float = Field(15.0, gt=0, description="Time between the checkpoints of a fit that reads its data in passes.")
+    cluster: str | None = Field(None, description="Dask scheduler that fits of data in files run on, or local:N for N processes here.")
     max_inline_bytes: int = Field(16 * MIB, gt=0, description="Most rows in a request to fit, in bytes as float64; the store keeps them.")
     max_waiting_jobs: int = Field(100, gt=0, description="Jobs that may wait for a worker; more are answered 503.")
+    max_part_bytes: int = Field(16 * MIB, gt=0, description="Largest part of an upload.")
+    max_upload_bytes: int = Field(1024 * MIB, gt=0, description="Largest upload.")
+    max_uploads: int = Field(100, gt=0, description="Uploads and data sets kept at the same time; more are answered 507.")
+    max_uploads_bytes: int = Field(2048 * MIB, gt=0, description="Bytes of all uploads and data sets; the store keeps them in its memory.")
+    upload_open_seconds: int = Field(86_400, gt=0, description="Seconds after which an upload that is not complete is dropped.")
+    upload_kept_seconds: int = Field(604_800, gt=0, description="Seconds that a data set is kept after its upload was complete.")
+    keep_versions: int = Field(10, ge=1, description="Newest versions of a detector that `farfield gc` leaves.")
+    keep_days: float = Field(30.0, ge=0, description="Days for which `farfield gc` leaves a version.")
+    keep_rollbacks: int = Field(10, ge=0, le=100, description="Earlier places of each alias that `farfield gc` leaves to roll back to.")
     worker: bool = Field(True, description="Whether `farfield serve` runs a worker of its own.")
     worker_concurrency: int = Field(1, gt=0, description="Jobs that a worker runs at the same time.")
     worker_memory: int = Field(0, ge=0, description="MiB of memory that one job may take, on Linux; 0 sets no limit.")

@@ -13,22 +13,25 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable
-from pathlib import PurePosixPath
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO, Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from models import ModelError
-from service import archive, attachment, codecs, engine, errors, sources
-from service.arguments import extractor_of
+from service import archive, attachment, codecs, data_sets, engine, errors, update_schemas
 from service.features import Batch, Progress, fingerprint
+from service.fitting import run
+from service.fitting.checkpoint import Checkpoints
+from service.fitting.order import task_of
 from service.job_schemas import KIND, FitOptions, check_data
 from service.jobs import MOST_ATTEMPTS, Jobs
 from service.manifest import Source
 from service.settings import Settings
 from service.store import Store
+from service.successors import update
 
 NICENESS = 10  # scoring on the same machine goes first
 TOLD_SECONDS = 0.1  # between two words on the progress
@@ -92,9 +95,11 @@ def ending(order: dict[str, Any], progress: Progress) -> dict[str, Any]:
 
 
 def _done(order: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    if order["kind"] != KIND:
+    if order["kind"] not in (KIND, update_schemas.KIND):
         raise errors.InvalidInput(f"this worker knows no jobs of the kind {order['kind']!r}: it is older than the service that took it")
     settings = Settings(**order["settings"])
+    if order["kind"] == update_schemas.KIND:
+        return _updated(settings, order, progress)
     options = FitOptions.model_validate(order["spec"])
     with patiently(lambda: Store.open(settings.store, timeout=settings.store_timeout), progress) as store:
         return fit(store, settings, order["id"], order["detector"], options, progress)
@@ -105,31 +110,56 @@ def fit(store: Store, settings: Settings, job: str, name: str, options: FitOptio
     result: dict[str, Any] = {"detector": name}
     number = patiently(lambda: store.published(name, job), progress)
     if number is None:
-        data = _uploaded(store, job, options, progress) if options.data is None else _read(options, settings, progress)
-        extractor = extractor_of(settings, data, options.extractor, options.taps, None, None)
-        fitted = engine.fit(
-            options.recipe(),
-            data.batch,
-            extractor,
-            feature_names=data.feature_names,
-            classes=data.labels,
-            max_pixels=settings.max_pixels,
-            progress=progress,
-        )
-        source = Source(name=data.name, rows=len(data.batch), sha256=fingerprint(data.batch))
+        fitted, source, checkpoints = _fitted(store, settings, job, name, options, progress)
         manifest, blobs = archive.pack(fitted, name, source)
         size = sum(map(len, blobs.values()))
-        result |= {"rows": len(data.batch), "n_fit": fitted.n_fit, "n_calibration": fitted.n_calibration, "features": fitted.width}
+        result |= {"rows": source.rows, "n_fit": fitted.n_fit, "n_calibration": fitted.n_calibration, "features": fitted.width}
+        if source.lost:
+            result["lost"] = source.lost
 
         def publish() -> int:
             return store.publish(name, manifest, blobs, written=lambda done: progress("publish", done, size), token=job)
 
         number = patiently(publish, progress)
+        if checkpoints:
+            checkpoints.drop()
     if options.alias:
         alias, version = options.alias, number
         patiently(lambda: store.move_alias(name, alias, version, token=f"{job}:alias"), progress)
         result["alias"] = alias
     return {**result, "version": number}
+
+
+def _fitted(
+    store: Store, settings: Settings, job: str, name: str, options: FitOptions, progress: Progress
+) -> tuple[engine.Fitted, Source, Checkpoints | None]:
+    """Fit on the rows that came with the request, on an upload, or on data as far as this worker's own settings let them be read."""
+    if options.data is None:
+        body = patiently(lambda: Jobs(store.connection).rows(job), progress)
+        batch, classes = Batch(rows=codecs.parse_npy(body)), None if options.classes is None else np.array(options.classes)
+        fitted = engine.fit(options.recipe(), batch, classes=classes, max_pixels=settings.max_pixels, progress=progress)
+        return fitted, Source(name="rows in a request", rows=len(batch), sha256=fingerprint(batch)), None
+    check_data(options, settings)
+    with TemporaryDirectory(prefix="farfield-") as folder:
+        places, allow = options.data, settings.data_roots
+        if isinstance(places, str) and (upload := data_sets.named(places)) is not None:
+            path = patiently(lambda: data_sets.fetched(store, upload, Path(folder)), progress)
+            os.utime(path, (0, 0))  # by which its fingerprint is the same in every attempt
+            places, allow = str(path), [folder]
+        task = task_of(options, settings, places, allow=allow)
+        checkpoints = Checkpoints(store.connection, name, task.identity(), settings.checkpoint_seconds)
+        return *run.fit(task, checkpoints, progress), checkpoints
+
+
+def _updated(settings: Settings, order: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    job, options = order["id"], update_schemas.UpdateJob.model_validate(order["spec"])
+
+    def asked(call: Callable[[], T]) -> T:
+        return patiently(call, progress)
+
+    with asked(lambda: Store.open(settings.store, timeout=settings.store_timeout)) as store:
+        wanted = update_schemas.order(options, settings, lambda: asked(lambda: Jobs(store.connection).rows(job)), progress)
+        return update(store, settings, order["detector"], wanted, progress=progress, token=job, asked=asked)
 
 
 def patiently(call: Callable[[], T], progress: Progress) -> T:
@@ -143,35 +173,6 @@ def patiently(call: Callable[[], T], progress: Progress) -> T:
                 raise
             progress("wait for the store", 0, 0)
             time.sleep(AWAY_SECONDS)
-
-
-def _uploaded(store: Store, job: str, options: FitOptions, progress: Progress) -> sources.Data:
-    """The rows that came with the request."""
-    body = patiently(lambda: Jobs(store.connection).rows(job), progress)
-    classes = None if options.classes is None else np.array(options.classes)
-    return sources.Data(Batch(rows=codecs.parse_npy(body)), "rows in a request", labels=classes)
-
-
-def _read(options: FitOptions, settings: Settings, progress: Progress) -> sources.Data:
-    """The data at a path or URL, read whole, so far as this worker's own settings let them be read."""
-    check_data(options, settings)
-    labels = options.classes if isinstance(options.classes, str) else None
-    source = sources.open_source(options.data or "", labels=labels, allow=settings.data_roots)
-    chunks: list[sources.Chunk] = []
-    rows = 0
-    progress("read", 0, source.rows or 0)
-    for chunk in source.walk():
-        chunks.append(chunk)
-        rows += len(chunk)
-        progress("read", rows, source.rows or rows)
-    if not rows:
-        raise errors.InvalidInput(f"{options.data} holds no rows")
-    blocks: list[NDArray[Any]] = [chunk.rows for chunk in chunks if chunk.rows is not None]
-    batch = Batch(rows=np.concatenate(blocks)) if blocks else Batch(images=[image for chunk in chunks for image in chunk.images or ()])
-    classes = [chunk.labels for chunk in chunks if chunk.labels is not None]
-    names = list(source.layout.names) if source.layout.names else None
-    name = PurePosixPath(options.data or "").name
-    return sources.Data(batch, name, names, labels=np.concatenate(classes) if classes else None)
 
 
 def _failed(error: str, most_attempts: int = 1, caught: BaseException | None = None) -> dict[str, Any]:

@@ -4,7 +4,22 @@ from service.sources.ahead import ahead
 from service.sources.losses import Loss, Losses
 from service.sources.parts import Chunk, Keys, Part
 from service.sources.source import Source, open_source
-from service.sources.split import held_out
+from service.sources.split import hashed, held_out
 from service.sources.whole import Data, ImageFiles, aligned, read
 
-__all__ = ["Chunk", "Data", "ImageFiles", "Keys", "Loss", "Losses", "Part", "Source", "ahead", "aligned", "held_out", "open_source", "read"]
+__all__ = [
+    "Chunk",
+    "Data",
+    "ImageFiles",
+    "Keys",
+    "Loss",
+    "Losses",
+    "Part",
+    "Source",
+    "ahead",
+    "aligned",
+    "hashed",
+    "held_out",
+    "open_source",
+    "read",
+]

@@ -109,17 +109,19 @@ class Source:
             for chunk in form.read(stretch):
                 yield chunk if labels is None else self._labelled(chunk, labels)
 
-    def walk(self, start: tuple[int, int] = (0, 0), rows: int | None = None, losses: Losses | None = None) -> Iterator[Chunk]:
-        """All chunks from row ``start[1]`` of part ``start[0]`` on, read ahead by a thread, each free of NaN and infinity.
+    def walk(
+        self, start: tuple[int, int] = (0, 0), rows: int | None = None, losses: Losses | None = None, stop: int | None = None
+    ) -> Iterator[Chunk]:
+        """All chunks from row ``start[1]`` of part ``start[0]`` up to part ``stop``, read ahead by a thread, free of NaN and infinity.
 
         After a chunk, ``(chunk.part, chunk.end)`` is where another walk goes on. The rows of a part before the first
         damage or NaN are given, and the rest of the part goes to ``losses``; the default refuses the first one.
         The walk is the same whenever the data, ``rows`` and the limits of ``losses`` are.
         """
-        return ahead(self._walk(start, rows, losses or Losses()))
+        return ahead(self._walk(start, rows, losses or Losses(), len(self.parts) if stop is None else stop))
 
-    def _walk(self, start: tuple[int, int], rows: int | None, losses: Losses) -> Iterator[Chunk]:
-        for number in range(start[0], len(self.parts)):
+    def _walk(self, start: tuple[int, int], rows: int | None, losses: Losses, stop: int) -> Iterator[Chunk]:
+        for number in range(start[0], stop):
             try:
                 for chunk in self.chunks(number, start[1] if number == start[0] else 0, rows, losses):
                     odd = first_not_finite(chunk.rows)

@@ -14,25 +14,31 @@ GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)
 
 
 def held_out(keys: Keys, seed: int, share: float) -> NDArray[np.bool_]:
-    """Which rows (n,) are held out: those whose keyed hash falls under ``share`` of the range of 64 bits.
+    """Which rows (n,) are held out: those whose hash falls under ``share`` of the range of 64 bits.
 
     The answer for a key depends on the key, ``seed`` and ``share`` alone: not on the machine, the order, the
-    chunk or the number of rows. A larger share holds out all that a smaller one does. Integer keys go through the
-    finaliser of SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014),
-    strings through BLAKE2b with the seed as its key. The number held out is random: ``share * n`` with a standard
-    deviation of ``sqrt(n share (1 - share))``. Cost: about 10 passes over the 64-bit keys.
+    chunk or the number of rows. A larger share holds out all that a smaller one does. The number held out is random:
+    ``share * n`` with a standard deviation of ``sqrt(n share (1 - share))``.
 
     >>> held_out(np.arange(6), seed=0, share=0.5).tolist()
     [True, False, True, True, False, True]
     """
     if not 0 < share < 1:
         raise InvalidInput(f"share={share} must lie between 0 and 1", "#/calibrate")
-    limit = np.uint64(int(share * 2**64))
+    return hashed(keys, seed) < np.uint64(int(share * 2**64))
+
+
+def hashed(keys: Keys, seed: int) -> NDArray[np.uint64]:
+    """Keyed hash (n,) of each key, uniform over the range of 64 bits.
+
+    Integer keys go through the finaliser of SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators",
+    OOPSLA 2014), strings through BLAKE2b with the seed as its key. Cost: about 10 passes over the 64-bit keys.
+    """
     salt = hashlib.blake2b(str(seed).encode(), digest_size=8).digest()
     if isinstance(keys, np.ndarray) and keys.dtype.kind in "iu":
-        return _mixed(_mixed(keys.astype(np.uint64)) ^ np.frombuffer(salt, "<u8").astype(np.uint64)) < limit
+        return _mixed(_mixed(keys.astype(np.uint64)) ^ np.frombuffer(salt, "<u8").astype(np.uint64))
     hashes = b"".join(hashlib.blake2b(str(key).encode(), key=salt, digest_size=8).digest() for key in keys)
-    return np.frombuffer(hashes, "<u8").astype(np.uint64) < limit
+    return np.frombuffer(hashes, "<u8").astype(np.uint64)
 
 
 def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -101,10 +101,15 @@ def test_help_and_usage(shell: Shell) -> None:
 
 
 def test_fit_says_what_it_made(shell: Shell) -> None:
-    """One line on stdout, which names the version; progress as plain lines on stderr, where that is no terminal."""
+    """One line on stdout, which names the version; on stderr what the data are, and progress as plain lines where that is no terminal."""
     done = shell.run("fit said --data rows.parquet --alpha 0.05 --calibrate 0.25 --alias shadow")
     assert done.stdout == "said version 1: gaussian on 150 rows x 3 features, split-conformal calibration on 50 rows, alias shadow\n"
-    assert done.stderr.splitlines() == ["fit: 0 of 1", "fit: 1 of 1"]
+    form, columns, fingerprint, *progress = done.stderr.splitlines()
+    assert form.startswith("parquet: 1 files in 1 parts, ")
+    assert form.endswith(" bytes; 200 rows of 3 float64")
+    assert columns == "columns: flow, heat[C], load"
+    assert re.fullmatch("fingerprint: [0-9a-f]{64}", fingerprint)
+    assert progress == ["read: 0 of 200", "read: 200 of 200", "fit: 0 of 1", "fit: 1 of 1"]
     assert shell.json("detectors --json")[-1]["aliases"] == {"shadow": 1}
 
 
@@ -209,7 +214,7 @@ def test_images_through_the_bundled_network(shell: Shell) -> None:
     tap = "--tap features --tap Relu6__90:0=max"
     done = shell.run(f"fit boards --data images --alpha 0.2 --calibrate 0.4 {tap} --sum-levels")
     assert "boards version 1: gaussian on 24 rows x 2560 features" in done.stdout
-    assert "extract: 40 of 40" in done.stderr
+    assert "read: 40 of 40" in done.stderr
     made = shell.json("versions boards --json")[0]
     assert [level["name"] for level in made["levels"]] == ["features", "Relu6__90:0"]
     assert made["parameters"]["levels"] == [level["width"] for level in made["levels"]]

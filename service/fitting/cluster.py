@@ -1,0 +1,174 @@
+"""A fit on a Dask cluster: its workers read and gather the parts of the data, and join what they have gathered, eight by eight.
+
+Nothing but what a fit holds at the end ever reaches this process. The tree of joins depends on the data alone, so that two
+runs give the same sums to the last bit, on however many workers. What a worker that dies had done, Dask has done again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from models import Device, Extractor, Preprocessing, Tap
+from service.engine import Fitted
+from service.errors import InvalidInput, StartupError
+from service.features import Progress
+from service.fitting.features import Extraction
+from service.fitting.gathering import Gathering, Plan
+from service.fitting.passes import Second, chunk_rows
+from service.fitting.task import Task
+from service.sources import Chunk, Loss, Losses, Source
+
+FAN_IN = 8  # of the tree of joins
+MOST_LOCAL = 256
+WAIT_SECONDS = 30  # for a scheduler to answer
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """An extractor as it is sent to a worker, which runs it on one core, since it has one for each of its tasks."""
+
+    onnx_file: bytes
+    spec: dict[str, Any]
+    device: Device
+
+    @classmethod
+    def of(cls, extractor: Extractor) -> Network:
+        return cls(extractor.onnx_file, extractor.spec(), extractor.device)
+
+    def extractor(self) -> Extractor:
+        declared = self.spec["preprocessing"]
+        preprocessing = Preprocessing.from_json(declared) if declared else None
+        taps = [Tap(**tap) for tap in self.spec["taps"]]
+        return Extractor(self.onnx_file, preprocessing=preprocessing, taps=taps, device=self.device, threads=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a worker needs to know besides the number of a part."""
+
+    source: Source
+    plan: Plan
+    network: Network | None
+    on_error: Any  # of Losses
+    most_losses: int
+
+    def features(self, part: int, losses: Losses) -> Iterator[tuple[Chunk, Any]]:
+        """The chunks of a part with their features."""
+        with Extraction(self.network.extractor() if self.network else None, self.plan.max_pixels, 1) as extraction:
+            for chunk in self.source.walk((part, 0), chunk_rows(self.source), losses, stop=part + 1):
+                yield extraction(chunk, losses)
+
+    def losses(self) -> Losses:
+        return Losses(self.on_error, self.most_losses)
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """What the workers have gathered of some parts, in the order of the parts. A task never changes what another has given."""
+
+    gathering: Gathering
+    lost: list[Loss]
+
+
+def fit(task: Task, plan: Plan, progress: Progress) -> Fitted:
+    """Fit on the cluster that the task names. Raises InvalidInput for what the data are refused for, StartupError without a cluster."""
+    network = Network.of(task.extractor) if task.extractor else None
+    order = Order(task.source, plan, network, task.losses.on_error, task.losses.limit)
+    with client(task.cluster or "") as connected:
+        parts, sent = range(len(task.source.parts)), connected.scatter(order, broadcast=True)
+        leaves = connected.map(_gathered, parts, order=sent, pure=False)
+        whole: Gathered = _Told(task.source, "read", progress).result(connected, leaves, _joined)
+        for loss in whole.lost:
+            task.losses.add(loss.name, InvalidInput(loss.reason))
+        second: dict[str, Any] = {}
+        if whole.gathering.looks():
+            first = connected.scatter(whole.gathering.sums, broadcast=True)
+            leaves = connected.map(_looked, parts, order=sent, first=first, pure=False)
+            second = _Told(task.source, "second look", progress).result(connected, leaves, _summed).sums
+    progress("fit", 0, 1)
+    fitted = whole.gathering.fitted(second, task.extractor)
+    progress("fit", 1, 1)
+    return fitted
+
+
+@contextmanager
+def client(address: str) -> Iterator[Any]:
+    """A client of the scheduler at ``address``, or of N worker processes of this machine for ``local:N``."""
+    try:
+        distributed: Any = import_module("distributed")
+    except ModuleNotFoundError:
+        raise StartupError("a fit on a cluster needs Dask: pip install 'farfield[dask]'") from None
+    scheme, _, count = address.partition(":")
+    if scheme != "local":
+        try:
+            with distributed.Client(address, timeout=WAIT_SECONDS, set_as_default=False) as connected:
+                yield connected
+        except (OSError, ValueError) as error:
+            raise StartupError(f"no Dask scheduler answers at {address}: {error}") from None
+        return
+    if not count.isdecimal() or not 1 <= int(count) <= MOST_LOCAL:
+        raise InvalidInput(f"cluster {address!r} must be the address of a scheduler, or local:N for N processes here", "#/cluster")
+    with (
+        distributed.LocalCluster(n_workers=int(count), threads_per_worker=1, processes=True, dashboard_address=None) as local,
+        distributed.Client(local, set_as_default=False) as connected,
+    ):
+        yield connected
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """Follows the tasks of one pass, and tells how many rows they have read."""
+
+    source: Source
+    phase: str
+    progress: Progress
+
+    def result(self, connected: Any, leaves: list[Any], join: Callable[[list[Any]], Any]) -> Any:
+        """What ``join`` makes of the results of all ``leaves``, by a tree; workers let go of what has been joined."""
+        level = list(leaves)
+        while len(level) > 1:
+            level = [connected.submit(join, level[i : i + FAN_IN], pure=False) for i in range(0, len(level), FAN_IN)]
+        places = {leaf.key: place for place, leaf in enumerate(leaves)}
+        done, total = 0, self.source.rows or len(leaves)
+        self.progress(self.phase, 0, total)
+        completed = import_module("distributed").as_completed(leaves, loop=connected.loop)
+        leaves.clear()
+        for leaf in completed:
+            if leaf.status == "error":
+                leaf.result()  # raises what the task did
+            leaf.release()
+            done += (self.source.parts[places[leaf.key]].rows or 0) if self.source.rows else 1
+            self.progress(self.phase, done, total)
+        return level[0].result()
+
+
+def _gathered(part: int, order: Order) -> Gathered:
+    gathering, losses = Gathering.begun(order.plan), order.losses()
+    for chunk, features in order.features(part, losses):
+        gathering.take(chunk, features)
+    return Gathered(gathering, losses.lost)
+
+
+def _looked(part: int, order: Order, first: dict[str, Any]) -> Second:
+    second = Second(Gathering(order.plan, first).looks())
+    for chunk, features in order.features(part, order.losses()):
+        second.take(chunk, features, order.plan)
+    return Second(sums=second.sums)
+
+
+def _joined(found: list[Gathered]) -> Gathered:
+    whole = Gathering.begun(found[0].gathering.plan)
+    for one in found:
+        whole.join(one.gathering)
+    return Gathered(whole, [loss for one in found for loss in one.lost])
+
+
+def _summed(found: list[Second]) -> Second:
+    whole = Second()
+    for one in found:
+        whole.join(one.sums)
+    return whole
