@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+VERSION := $(shell sed -n 's/__version__ = "\(.*\)"/\1/p' service/__init__.py)
 
-.PHONY: help demo demo-stop test check format clean
+.PHONY: help demo demo-stop test check format clean env image test-deploy
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,6 +36,22 @@ check: $(VENV)/dev  ## format, lint and type checks
 format: $(VENV)/dev  ## mend format and lint where that can be done by itself
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+env: .env  ## passwords for docker compose, made by chance, in .env
+
+.env:
+	@umask 077; $(PYTHON) -c 'import secrets; [print(f"{name}_PASSWORD={secrets.token_hex(24)}") for name in ("REDIS", "GRAFANA")]' > $@.new
+	@mv $@.new $@
+
+image:  ## the container image, farfield:VERSION; BUILD="--build-arg GPU=1" adds to the command
+	docker build --tag farfield:$(VERSION) --build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) $(BUILD) .
+
+$(VENV)/deploy: $(VENV)/dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[deploy]'
+	@touch $@
+
+test-deploy: $(VENV)/deploy image  ## image, compose, chart: needs a Docker Engine, helm and podman
+	$(BIN)/python -m pytest tests/deploy/check_*.py
 
 clean:  ## remove what the other commands made, but no data
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist

@@ -19,11 +19,15 @@ from fastapi.staticfiles import StaticFiles
 from prometheus_client.exposition import choose_encoder
 from threadpoolctl import threadpool_limits
 
-from service import __version__, errors, inference, job_routes, problems
+from service import __version__, drift_routes, errors, job_routes, problems, score_routes, update_routes, upload_routes
+from service.drift import FLUSH_SECONDS, Drift
 from service.gate import BodyLimit, Gate, OwnPagesOnly, Watch
 from service.job_watch import JobWatch
 from service.jobs import Jobs
 from service.metrics import Metrics
+from service.patience import BodyDeadline
+from service.protocol import routes as protocol
+from service.protocol.models import Models, serves
 from service.routes import SCHEMAS, Service, router
 from service.schemas import Readiness, Refused
 from service.settings import Settings
@@ -33,6 +37,7 @@ from service.versions import NOT_ASKED, Versions
 log = logging.getLogger(__name__)
 
 LOOKUP_THREADS, LOOKUP_QUEUE = 4, 16
+UPLOAD_THREADS, UPLOAD_QUEUE = 4, 124
 AWAY_SECONDS = 1.0  # between tries to reach a store that does not answer
 CONSOLE = files("service") / "console"
 DESCRIPTION = """
@@ -53,23 +58,31 @@ def create_app(settings: Settings, store: Store) -> FastAPI:
         store=store,
         versions=Versions(store, settings, metrics),
         metrics=metrics,
-        gate=Gate(threads, settings.queue, metrics.waiting),
+        gate=Gate(threads, settings.queue, metrics.waiting, each=settings.detector_threads),
         jobs=jobs,
+        drift=Drift(store.connection, metrics.drift),
         watch=JobWatch(jobs),
         lookups=Gate(LOOKUP_THREADS, LOOKUP_QUEUE),
+        uploads=Gate(UPLOAD_THREADS, UPLOAD_QUEUE),
     )
     app = FastAPI(title="farfield", version=__version__, description=DESCRIPTION, lifespan=_lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
-    app.state.unloaded = set()
+    app.state.models = Models(service)
+    app.include_router(score_routes.router)
     app.include_router(router)
     app.include_router(job_routes.router)
-    app.include_router(inference.router)
+    app.include_router(update_routes.router)
+    app.include_router(drift_routes.router)
+    app.include_router(upload_routes.router)
+    app.include_router(protocol.router)
     _add_health(app, service)
     _add_pages(app)
     _complete_openapi(app)
     problems.install(app)
+    app.add_middleware(BodyDeadline, seconds=settings.client_seconds)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes, held=settings.max_held_bytes)
     app.add_middleware(OwnPagesOnly)
+    app.add_middleware(upload_routes.TusVersion)
     app.add_middleware(Watch, metrics=metrics)
     return app
 
@@ -79,11 +92,14 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     service: Service = app.state.service
     # Requests run beside each other; a second thread inside each matrix product would only get in their way.
     with threadpool_limits(1, user_api="blas"):
-        watcher = asyncio.create_task(_keep_fresh(service))
+        tasks = [asyncio.create_task(keep(service)) for keep in (_keep_fresh, _keep_watching)]
         yield
-        watcher.cancel()
-        with suppress(asyncio.CancelledError):
-            await watcher
+        for task in tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+        with suppress(errors.StoreUnavailable):
+            await to_thread.run_sync(service.drift.flush, service.versions.loaded())
 
 
 async def _keep_fresh(service: Service) -> None:
@@ -111,6 +127,18 @@ async def _keep_fresh(service: Service) -> None:
             await asyncio.sleep(AWAY_SECONDS)
 
 
+async def _keep_watching(service: Service) -> None:
+    """Add the rows that were scored to the streams that drift is told by, for as long as the process lives."""
+    while True:
+        await asyncio.sleep(FLUSH_SECONDS)
+        try:
+            await to_thread.run_sync(service.drift.flush, service.versions.loaded())
+        except errors.StoreUnavailable:
+            service.metrics.store_error()
+        except Exception:
+            log.exception("the streams of drift could not be brought up to date")
+
+
 def _add_health(app: FastAPI, service: Service) -> None:
     @app.get("/livez", tags=["health"], summary="Whether the process answers")
     async def livez() -> dict[str, bool]:
@@ -120,7 +148,7 @@ def _add_health(app: FastAPI, service: Service) -> None:
     async def readyz() -> JSONResponse:
         """Not ready before the first look at the store, nor if every version found there was refused."""
         loaded, refused = service.versions.loaded(), service.versions.refused()
-        ready = inference.serves(service.versions)
+        ready = serves(service.versions)
         store = service.versions.store_state
         body = Readiness(ready=ready, store=store, loaded=len(loaded), refused=[Refused(**item) for item in refused])  # type: ignore[arg-type]
         return JSONResponse(body.model_dump(), 200 if ready else 503)
@@ -158,7 +186,7 @@ def _complete_openapi(app: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = generate()
-            for schema in (*SCHEMAS, *job_routes.SCHEMAS, *inference.SCHEMAS):
+            for schema in (*SCHEMAS, *job_routes.SCHEMAS, *update_routes.SCHEMAS, *protocol.SCHEMAS):
                 definition = schema.model_json_schema(ref_template="#/components/schemas/{model}")
                 nested = definition.pop("$defs", {})
                 for name, added in {schema.__name__: definition, **nested}.items():

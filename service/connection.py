@@ -121,6 +121,8 @@ def _sentinel_master(url: str, retry: Retry, common: dict[str, float]) -> Any:
 def reached() -> Iterator[None]:
     try:
         yield
+    except redis.OutOfMemoryError as error:
+        raise errors.StoreFull(f"the store is full: {error}") from error
     except redis.ResponseError as error:
         raise errors.StoreUnavailable(f"the store refused: {error}") from error
     except (redis.RedisError, redis.RedisClusterException) as error:

@@ -3,6 +3,7 @@
 ServiceError
   InvalidInput         the request or the data are not what is needed; names the place
   UnsupportedMedia     a body in a form that is not read
+  NotAcceptable        an answer in none of the forms that there are
   ForeignOrigin        a web page of another site asks for a change
   TooLarge             a body, an image or a batch over its limit
   NotFound
@@ -10,14 +11,22 @@ ServiceError
     UnknownVersion
     UnknownAlias
     UnknownJob
+    UnknownUpload
   Conflict
     AliasMoved         the alias is not where the caller expected it
     VersionInUse       an alias points at the version that was to be deleted
     NothingToRollBack  the alias has no earlier version that still exists
     KeyReused          an idempotency key came again with another request
+    OffsetMoved        a part of an upload does not begin where the upload ends
+  ChecksumMismatch     a part of an upload is not the bytes that were sent
+  UploadsFull          no room for another upload
+  NotReady             there is nothing to score by yet, or it was unloaded by request
+  Unsupported          a part of the Open Inference Protocol, or of an extension of it, that is not offered
   VersionRefused       the stored version is damaged, or gives other scores than when it was fitted
   Overloaded           no room for another request now
+  DeadlineExceeded     the time that the caller allows is over
   StoreUnavailable     the store did not answer
+    StoreFull          it answered that it has no memory left
   StartupError         the embedded store or the service cannot start
 """
 
@@ -37,6 +46,9 @@ class InvalidInput(ServiceError):
 
 
 class UnsupportedMedia(ServiceError): ...
+
+
+class NotAcceptable(ServiceError): ...
 
 
 class ForeignOrigin(ServiceError): ...
@@ -73,6 +85,11 @@ class UnknownJob(NotFound):
         super().__init__(f"there is no job {job!r}, or it ended more than a week ago")
 
 
+class UnknownUpload(NotFound):
+    def __init__(self, upload: str) -> None:
+        super().__init__(f"there is no upload {upload!r}, or it has expired")
+
+
 class Conflict(ServiceError): ...
 
 
@@ -98,6 +115,23 @@ class KeyReused(Conflict):
         super().__init__(f"Idempotency-Key {key!r} came before with another request, which became job {job}: use a new key")
 
 
+class NotReady(ServiceError): ...
+
+
+class Unsupported(ServiceError): ...
+
+
+class OffsetMoved(Conflict):
+    def __init__(self, upload: str, offset: int, given: int) -> None:
+        super().__init__(f"upload {upload!r} goes on at offset {offset}, not at {given}")
+
+
+class ChecksumMismatch(ServiceError): ...
+
+
+class UploadsFull(ServiceError): ...
+
+
 class VersionRefused(ServiceError):
     def __init__(self, name: str, version: int, reason: str) -> None:
         super().__init__(f"version {version} of detector {name!r} was refused: {reason}")
@@ -108,11 +142,19 @@ class Overloaded(ServiceError):
     retry_after = 1  # seconds
 
 
+class DeadlineExceeded(ServiceError): ...
+
+
 class StoreUnavailable(ServiceError):
     """Its text has the server's address and its own words; ``public`` is what a caller over HTTP is told."""
 
     public = "the store did not answer; try again in a moment"
     retry_after = 1  # seconds
+
+
+class StoreFull(StoreUnavailable):
+    public = "the store has no memory left; delete what is not needed (farfield gc), or give it more"
+    retry_after = 10
 
 
 class StartupError(ServiceError): ...

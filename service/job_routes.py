@@ -13,6 +13,7 @@ from service import errors
 from service.job_schemas import KIND, FitRequest, JobAnswer, JobList, npy, parsed, told
 from service.jobs import Job
 from service.routes import BODY, CONFLICT, PROBLEMS, Name, Parts, Service
+from service.settings import Settings
 
 ID_PATTERN = r"^[0-9a-f]{32}$"
 RETRY_SECONDS = 1  # after which it is worth asking again
@@ -49,15 +50,8 @@ router = APIRouter(prefix="/v1", tags=["jobs"])
 @router.post("/detectors/{name}:fit", summary="Fit a new version", status_code=202, response_model=JobAnswer, **FIT)
 async def fit(name: Name, request: Request, parts: Parts, idempotency_key: Key = None) -> Response:
     """Queues a job, which a worker fits, calibrates and publishes by. `Location` is where to see how far it is."""
-    media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media not in ("application/json", "") or request.headers.get("content-encoding", "identity") != "identity":
-        raise errors.UnsupportedMedia(f"a body of type {media!r} is not read: send application/json, as it is")
-    body = await request.body()
-    if len(body) > parts.settings.max_json_bytes:
-        raise errors.TooLarge(f"a JSON body of {len(body)} bytes; the limit is {parts.settings.max_json_bytes}")
-    job = await parts.lookups.run(_submitted, parts, name, body, idempotency_key)
-    headers = {"Location": f"/v1/jobs/{job.id}", "Retry-After": str(RETRY_SECONDS)}
-    return Response(orjson.dumps(told(job)), 202, headers, media_type="application/json")
+    body = await json_body(request, parts.settings)
+    return accepted(await parts.lookups.run(_submitted, parts, name, body, idempotency_key))
 
 
 @router.get("/jobs", summary="The newest jobs", responses={404: PROBLEMS[404], 422: PROBLEMS[422], 503: PROBLEMS[503]})
@@ -83,6 +77,23 @@ async def listen(id: Id, parts: Parts) -> StreamingResponse:  # noqa: A002
     first = await anext(news)  # which refuses a job that there is not, while that can still be an answer
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(_events(first, news), media_type="text/event-stream", headers=headers)
+
+
+async def json_body(request: Request, settings: Settings) -> bytes:
+    """The body of a request that says what is to be done. Raises UnsupportedMedia or TooLarge."""
+    media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media not in ("application/json", "") or request.headers.get("content-encoding", "identity") != "identity":
+        raise errors.UnsupportedMedia(f"a body of type {media!r} is not read: send application/json, as it is")
+    body = await request.body()
+    if len(body) > settings.max_json_bytes:
+        raise errors.TooLarge(f"a JSON body of {len(body)} bytes; the limit is {settings.max_json_bytes}")
+    return body
+
+
+def accepted(job: Job) -> Response:
+    """The answer to who submitted a job."""
+    headers = {"Location": f"/v1/jobs/{job.id}", "Retry-After": str(RETRY_SECONDS)}
+    return Response(orjson.dumps(told(job)), 202, headers, media_type="application/json")
 
 
 async def _events(first: Job | None, news: AsyncIterator[Job | None]) -> AsyncIterator[bytes]:

@@ -168,6 +168,10 @@ class Jobs:
             raise errors.UnknownJob(job_id)
         return self.get(job_id)
 
+    def forget(self, job_id: str) -> bool:
+        """Delete a job with its log. False, and nothing changes, where it is not over or is gone."""
+        return bool(self._connection.run("forget_job.lua", [_key("all"), _key("job", job_id), _key("log", job_id)], [job_id]))
+
     def log(self, job_id: str) -> list[str]:
         with reached():
             return [line.decode(errors="replace") for line in self._connection.client.lrange(_key("log", job_id), 0, -1)]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import platform
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,7 @@ from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Met
 from prometheus_client.registry import Collector
 
 from service import __version__
+from service.drift_figures import DriftFigures
 from service.engine import Fitted, Verdicts
 from service.jobs import SECONDS_BUCKETS as JOB_SECONDS_BUCKETS
 from service.jobs import Tallies
@@ -112,12 +115,12 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         by_version = ("detector", "version")
-        self._requests = Counter("farfield_requests", "Requests by route and status code.", ("route", "code"), registry=registry)
-        self._durations = Histogram(
+        requests = Counter("farfield_requests", "Requests by route and status code.", ("route", "code"), registry=registry)
+        durations = Histogram(
             "farfield_request_duration_seconds", "Time from the first byte read to the last written.",
             ("route",), buckets=SECONDS_BUCKETS, registry=registry,
         )  # fmt: skip
-        self._stages = Histogram(
+        stages = Histogram(
             "farfield_stage_duration_seconds", "Time spent in each stage of scoring a request.",
             ("stage",), buckets=SECONDS_BUCKETS, registry=registry,
         )  # fmt: skip
@@ -140,7 +143,13 @@ class Metrics:
         )
         self._store_errors = Counter("farfield_store_errors", "Calls that the store did not answer.", registry=registry)
         self._waiting = Gauge("farfield_queue_depth", "Requests waiting for a thread.", registry=registry)
+        # The series of these labels never go, and looking one up takes longer than adding to it.
+        self._requests_of: Callable[..., Any] = cache(requests.labels)
+        self._duration_of: Callable[..., Any] = cache(durations.labels)
+        self._stage_of: Callable[..., Any] = cache(stages.labels)
         self._jobs = JobTallies()
+        self.drift = DriftFigures()
+        registry.register(self.drift)
         registry.register(self._jobs)
         registry.register(self._scores)
         registry.register(self._p_values)
@@ -151,8 +160,8 @@ class Metrics:
         self._lock = threading.Lock()
 
     def request(self, route: str, code: int, seconds: float) -> None:
-        self._requests.labels(route, code).inc()
-        self._durations.labels(route).observe(seconds)
+        self._requests_of(route, code).inc()
+        self._duration_of(route).observe(seconds)
 
     def scored(self, name: str, number: int, verdicts: Verdicts) -> None:
         labels = (name, str(number))
@@ -183,7 +192,7 @@ class Metrics:
 
     def stages(self, seconds: dict[str, float]) -> None:
         for stage, spent in seconds.items():
-            self._stages.labels(stage).observe(spent)
+            self._stage_of(stage).observe(spent)
 
     def version_loaded(self, name: str, number: int, manifest: Manifest, fitted: Fitted) -> None:
         labels = (name, str(number))

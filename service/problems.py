@@ -27,19 +27,28 @@ CLIENT_GONE = 499  # by convention: the client closed the connection before it h
 STATUS: dict[type[errors.ServiceError], tuple[int, str]] = {
     errors.InvalidInput: (422, "invalid-input"),
     errors.UnsupportedMedia: (415, "unsupported-media"),
+    errors.NotAcceptable: (406, "not-acceptable"),
     errors.ForeignOrigin: (403, "foreign-origin"),
     errors.TooLarge: (413, "too-large"),
     errors.UnknownDetector: (404, "unknown-detector"),
     errors.UnknownVersion: (404, "unknown-version"),
     errors.UnknownAlias: (404, "unknown-alias"),
     errors.UnknownJob: (404, "unknown-job"),
+    errors.UnknownUpload: (404, "unknown-upload"),
     errors.AliasMoved: (409, "alias-moved"),
     errors.VersionInUse: (409, "version-in-use"),
     errors.NothingToRollBack: (409, "nothing-to-roll-back"),
     errors.KeyReused: (409, "key-reused"),
+    errors.OffsetMoved: (409, "offset-moved"),
+    errors.ChecksumMismatch: (460, "checksum-mismatch"),  # as tus has it
+    errors.UploadsFull: (507, "uploads-full"),
+    errors.NotReady: (503, "not-ready"),
+    errors.Unsupported: (501, "unsupported"),
     errors.VersionRefused: (503, "version-refused"),
     errors.Overloaded: (503, "overloaded"),
+    errors.DeadlineExceeded: (504, "deadline-exceeded"),
     errors.StoreUnavailable: (503, "store-unavailable"),
+    errors.StoreFull: (507, "store-full"),
 }
 
 

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import logging
 import signal
 import socket
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import uvicorn
 
 from service.app import create_app
 from service.errors import StartupError
 from service.own_worker import OwnWorker
+from service.patience import HeadDeadline
+from service.protocol.models import Models
 from service.settings import Settings
 from service.store import Store
+
+if TYPE_CHECKING:
+    import grpc
+
+log = logging.getLogger(__name__)
 
 PORTS_TRIED = 20
 GRACE_SECONDS = 20  # that requests have to end after a signal to stop
@@ -34,8 +42,16 @@ def serve(settings: Settings, *, started: Callable[[str], None] = lambda url: No
     with _Stop() as stop:
         with listener, Store.open(settings.store, timeout=settings.store_timeout) as store:
             app = create_app(settings, store)
-            config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=GRACE_SECONDS)
-            server = stop.server = uvicorn.Server(config)
+            config = uvicorn.Config(
+                app,
+                http=HeadDeadline,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=settings.client_seconds,
+                timeout_graceful_shutdown=GRACE_SECONDS,
+            )
+            server = stop.server = _Server(config, settings, app.state.models)
             app.state.service.watch.stopping = lambda: server.should_exit
             if stop.number is None:
                 with OwnWorker(settings) if settings.worker else nullcontext():
@@ -43,6 +59,30 @@ def serve(settings: Settings, *, started: Callable[[str], None] = lambda url: No
                     server.run(sockets=[listener])
         if stop.number is not None:
             raise SystemExit(128 + stop.number)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, and where there is a port for it gRPC beside it, on the same event loop and with the same end."""
+
+    def __init__(self, config: uvicorn.Config, settings: Settings, models: Models) -> None:
+        super().__init__(config)
+        self._settings, self._models = settings, models
+        self._grpc: grpc.aio.Server | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._settings.grpc_port is not None:
+            from service.protocol import calls  # what does not serve gRPC need not load it
+
+            self._grpc, port = calls.listen(self._models, self._settings.host, self._settings.grpc_port)
+            await self._grpc.start()
+            log.info("gRPC on %s, port %d", self._settings.host, port)
+        await super().startup(sockets)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        grpc_end = asyncio.ensure_future(self._grpc.stop(GRACE_SECONDS)) if self._grpc else None
+        await super().shutdown(sockets)
+        if grpc_end:
+            await grpc_end
 
 
 class _Stop:

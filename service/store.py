@@ -32,6 +32,7 @@ from service.manifest import BlobReference, Manifest, ManifestError
 CHUNK_BYTES = 2**20
 CHUNKS_PER_READ = 16
 ORPHAN_SECONDS = 3600  # time to live of chunks that no version refers to yet
+PUBLISH_ATTEMPTS = 3  # of writing chunks that are gone again at the end
 DONE_SECONDS = 3600
 TOKEN_SECONDS = 30 * 24 * 3600  # that a caller's own token is remembered
 _REFERENCE = re.compile(rb'\{"chunk_bytes":[1-9]\d{0,9},"sha256":"[0-9a-f]{64}","size":\d{1,12}\}')  # in a canonical manifest
@@ -165,31 +166,24 @@ class Store:
 
         ``blobs`` are the bytes of every blob that the manifest refers to, by the same names.
         ``written`` is told the bytes written so far. What was published before with the same ``token``
-        is not published again: its number is returned.
+        is not published again: its number is returned. Chunks that are gone at the end, because a version
+        that shared them was deleted meanwhile, are written again.
         """
-        keys: list[str] = []
-        total = 0
-        for blob_name, reference in manifest.blobs.items():
-            data = blobs[blob_name]
-            for index, key in enumerate(_chunk_keys(name, reference)):
-                chunk = data[index * reference.chunk_bytes : (index + 1) * reference.chunk_bytes]
-                self.connection.run("put_chunk.lua", [key], [chunk, self._orphan_seconds])
-                total += len(chunk)
-                if written:
-                    written(total)
-                keys.append(key)
         text = manifest.canonical()
         with reached():
             self.connection.client.sadd("farfield:detectors", name)
         fixed = [_key(name, "versions"), _key(name, "last"), _done_key(name, token)]
         stored = hashlib.sha256(text).hexdigest().encode() + b" " + text
-        try:
-            return int(self.connection.run("publish.lua", [*fixed, *keys], [stored, TOKEN_SECONDS if token else DONE_SECONDS]))
-        except Declined as declined:
-            raise errors.StoreUnavailable(
-                f"{declined} is gone again, because publishing took more than {self._orphan_seconds} s "
-                "or the version that it was shared with was deleted meanwhile: try again"
-            ) from None
+        for _ in range(PUBLISH_ATTEMPTS):
+            keys = self._write_chunks(name, manifest, blobs, written or (lambda _: None))
+            try:
+                return int(self.connection.run("publish.lua", [*fixed, *keys], [stored, TOKEN_SECONDS if token else DONE_SECONDS]))
+            except Declined as declined:
+                gone = str(declined)
+        raise errors.StoreUnavailable(
+            f"{gone} is gone again, because publishing took more than {self._orphan_seconds} s "
+            "or the version that it was shared with was deleted meanwhile: try again"
+        )
 
     def published(self, name: str, token: str) -> int | None:
         """Number of the version that was published with ``token``; None where there is none, or it was more than 30 days ago."""
@@ -237,12 +231,25 @@ class Store:
         """Delete a version and what it alone refers to. Raises UnknownVersion, or VersionInUse if an alias points at it."""
         references = self._references(name, number)
         chunks = [(key, reference.sha256) for reference in references for key in _chunk_keys(name, reference)]
-        keys = [_key(name, "versions"), _key(name, "aliases"), *(key for key, _ in chunks)]
+        keys = [_key(name, "versions"), _key(name, "aliases"), _key(name, "drift", str(number)), *(key for key, _ in chunks)]
         try:
             self.connection.run("delete_version.lua", keys, [number, *(sha256 for _, sha256 in chunks)])
         except Declined:
             using = [alias for alias, at in self.aliases(name).items() if at == number]
             raise errors.VersionInUse(name, number, using) from None
+
+    def _write_chunks(self, name: str, manifest: Manifest, blobs: Mapping[str, bytes], written: Callable[[int], None]) -> list[str]:
+        keys: list[str] = []
+        total = 0
+        for blob_name, reference in manifest.blobs.items():
+            data = blobs[blob_name]
+            for index, key in enumerate(_chunk_keys(name, reference)):
+                chunk = data[index * reference.chunk_bytes : (index + 1) * reference.chunk_bytes]
+                self.connection.run("put_chunk.lua", [key], [chunk, self._orphan_seconds])
+                total += len(chunk)
+                written(total)
+                keys.append(key)
+        return keys
 
     def _unknown(self, name: str, number: int) -> errors.NotFound:
         return errors.UnknownVersion(name, number) if self.numbers(name) else errors.UnknownDetector(name)

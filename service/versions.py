@@ -104,7 +104,7 @@ class Versions:
         """
         if loaded := self.cached(name, reference):
             return loaded
-        number = self._route(name).number(name, reference)
+        number = self._routes([name])[name].number(name, reference)
         loaded = self._load(name, number)
         with self._lock:
             self._serving[name, reference] = number
@@ -164,6 +164,12 @@ class Versions:
         with self._lock:
             return list(self._loaded.values())
 
+    def unload(self, name: str) -> None:
+        """Drop what is loaded of ``name``; no refresh that runs at the same time brings it back."""
+        with self._refreshing, self._lock:
+            for number in [key[1] for key in self._loaded if key[0] == name]:
+                self._unload(name, number)
+
     def _swap(self, name: str, reference: Reference, routing: Routing) -> None:
         try:
             number = routing.number(name, reference)
@@ -179,9 +185,6 @@ class Versions:
         else:
             with self._lock:
                 self._serving[name, reference] = number
-
-    def _route(self, name: str) -> Routing:
-        return self._routes([name])[name]
 
     def _routes(self, names: Iterable[str]) -> dict[str, Routing]:
         routings = routes(self._store, names)
@@ -230,15 +233,13 @@ class Versions:
     def _forget_deleted(self, routings: dict[str, Routing]) -> None:
         """Drop loaded and refused versions that the store has no longer."""
         with self._lock:
-            for name, number in [key for key in self._refused if key[0] in routings]:
-                if number not in routings[name].numbers:
-                    del self._refused[name, number]
-            for name, number in [key for key in self._loaded if key[0] in routings]:
-                if number not in routings[name].numbers:
-                    self._unload(name, number)
+            for key in [k for k in (*self._refused, *self._loaded) if k[0] in routings and k[1] not in routings[k[0]].numbers]:
+                self._refused.pop(key, None)
+                self._unload(*key)
 
     def _unload(self, name: str, number: int) -> None:
-        del self._loaded[name, number]
+        if self._loaded.pop((name, number), None) is None:
+            return
         for key in [key for key, served in self._serving.items() if key[0] == name and served == number]:
             del self._serving[key]
         self._metrics.version_unloaded(name, number)

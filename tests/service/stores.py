@@ -21,7 +21,8 @@ ACL_RULE = (
     "+info +eval "
     "+smembers +sadd +hkeys +hget +hgetall +lrange +mget "
     "+hdel +hexists +hset +hvals +lpush +lpop +ltrim +get +set +incr +exists +persist +ttl +unlink "
-    "+time +hmget +hincrby +expire +rpush +zadd +zcard +zrange +zrevrange +zrem +zremrangebyscore +zscore"
+    "+time +hmget +hincrby +expire +rpush +zadd +zcard +zrange +zrevrange +zrem +zremrangebyscore +zscore "
+    "+hlen +scan +strlen"
 )
 
 

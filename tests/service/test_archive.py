@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load, save
 
 from service import engine
-from service.archive import ArchiveError, pack, unpack
+from service.archive import ArchiveError, pack, reserve, unpack
 from service.features import Batch
 from service.golden import GOLDEN_INPUT_BYTES, GOLDEN_ROWS
 from service.manifest import ExtractorRecord, Manifest, ManifestError, Source
@@ -68,12 +68,13 @@ def test_a_round_trip_keeps_every_bit(make: Callable[[], engine.Fitted]) -> None
 
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS.keys())
 def test_packing_what_was_unpacked_gives_the_same_blobs(make: Callable[[], engine.Fitted]) -> None:
-    """The form is canonical; only the statistics, which scoring does without, are left behind."""
+    """The form is canonical; only what updates alone need is left behind, unless it is asked for."""
     manifest, blobs = pack(make(), "pumps", SOURCE)
     again, other = pack(unpack(manifest, blobs.__getitem__, device="cpu"), "pumps", SOURCE)
-    del blobs["statistics"]
-    assert other == blobs
+    assert other == {name: data for name, data in blobs.items() if name not in ("statistics", "calibration_rows")}
     assert again.states == manifest.states
+    whole = unpack(manifest, blobs.__getitem__, device="cpu", statistics=True)
+    assert pack(replace(whole, reserve=reserve(manifest, blobs.__getitem__)), "pumps", SOURCE)[1] == blobs
 
 
 def test_the_statistics_are_stored_apart() -> None:
@@ -88,14 +89,14 @@ def test_the_statistics_are_stored_apart() -> None:
         return blobs[name]
 
     unpack(manifest, blob)
-    assert sorted(read) == ["calibration", "golden", "state"]
+    assert sorted(read) == ["calibration", "golden", "sketch", "state"]
     np.testing.assert_array_equal(load(blobs["statistics"])["statistics.levels.0.count"], 240)
 
 
 def test_the_manifest_names_every_blob_by_its_content() -> None:
     """Size and sha256 of each, and the text is canonical: sorted, without blanks, equal for equal manifests."""
     manifest, blobs = pack(fitted_images(), "boards", SOURCE)
-    assert set(manifest.blobs) == set(blobs) == {"state", "calibration", "golden", "statistics", "extractor"}
+    assert set(manifest.blobs) == set(blobs) == {"state", "calibration", "golden", "statistics", "extractor", "calibration_rows", "sketch"}
     for name, reference in manifest.blobs.items():
         assert reference == type(reference).to(blobs[name], reference.chunk_bytes)
     assert blobs["extractor"] == network()

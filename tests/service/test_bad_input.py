@@ -536,7 +536,8 @@ def test_pages_of_other_sites_change_nothing(service: Served) -> None:
     assert own.headers["x-frame-options"] == "DENY"
 
 
-def test_encoded_bodies_are_refused_as_such(service: Served) -> None:
-    """A compressed body is not read as if it were none."""
-    answer = service.client.post("/v1/detectors/rows:score", content=b"{}", headers={"content-encoding": "gzip", "content-type": JSON})
+@pytest.mark.parametrize(("encoding", "media"), [("br", JSON), ("gzip, zstd", JSON), ("gzip", "image/png")])
+def test_other_encodings_are_refused_as_such(service: Served, encoding: str, media: str) -> None:
+    """A body in an encoding that is not read is not read as if it were none; and images come compressed already."""
+    answer = service.client.post("/v1/detectors/rows:score", content=b"{}", headers={"content-encoding": encoding, "content-type": media})
     assert_problem(answer, 415, "unsupported-media")

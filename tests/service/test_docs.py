@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXT = "\n".join(page.read_text() for page in PAGES)
 BLOCKS = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
-PROGRAMS = {"make", "farfield", "curl", "git", "cd", "pip", "python", "docker", "redis-cli"}
+PROGRAMS = {"make", "farfield", "curl", "git", "cd", "pip", "python", "docker", "helm", "kubectl", "redis-cli"}
 COMMANDS = get_command(app).commands
 
 by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -92,7 +92,7 @@ def test_every_route_is_described_and_none_besides(embedded_store: Store) -> Non
     """As METHOD and path, word for word."""
     document = create_app(Settings(), embedded_store).openapi()
     routes = {f"{method.upper()} {path}" for path, methods in document["paths"].items() for method in methods}
-    named = {span for span in spans(TEXT) if re.match(r"(GET|POST|PUT|DELETE|PATCH) /", span)}
+    named = {span for span in spans(TEXT) if re.match(r"(GET|HEAD|POST|PUT|DELETE|PATCH) /", span)}
     assert named == routes | {"GET /", "GET /docs"}
 
 

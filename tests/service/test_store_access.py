@@ -8,9 +8,14 @@ from pathlib import Path
 import pytest
 import redis
 
+from service import data_sets
 from service.jobs import Jobs, Progress
+from service.orphans import orphans
+from service.settings import Settings
 from service.store import Store
+from service.uploads import Uploads
 from tests.service.samples import publish, read_whole
+from tests.service.served import npy, rows
 from tests.service.stores import ACL_RULE, Tls
 
 
@@ -22,6 +27,8 @@ def test_the_documented_rule_allows_no_command_too_many(tmp_path: Path, name: st
             raw.config_resetstat()
             exercise(store, name)
             exercise_jobs(Jobs(store.connection))
+            exercise_uploads(store)
+            orphans(store)
             used = {command.removeprefix("cmdstat_") for command in raw.info("commandstats")}
         assert set(re.findall(r"\+(\w+)", ACL_RULE)) <= used
     finally:
@@ -58,8 +65,20 @@ def exercise_jobs(jobs: Jobs) -> None:
     jobs.claim("worker", 1.0)
     jobs.finish(job, "worker", {})
     jobs.cancel(job)
+    jobs.forget(job)
     jobs.newest()
     jobs.tallies()
+
+
+def exercise_uploads(store: Store) -> None:
+    """Every method of the uploads once."""
+    uploads = Uploads(store.connection)
+    data = npy(rows(20))
+    upload = uploads.create("rows.npy", len(data), Settings())
+    uploads.append(upload.id, 0, data)
+    data_sets.complete(store, upload.id)
+    uploads.all()
+    uploads.delete(upload.id)
 
 
 @pytest.mark.parametrize("key", ["other", "farfiel:{x}:versions"])
