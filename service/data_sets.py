@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -62,6 +65,22 @@ def fetched(store: Store, upload_id: str, folder: Path) -> Path:
     path = folder / (upload.id + suffix(upload.name))
     _written(Uploads(store.connection), upload, path)
     return path
+
+
+@contextmanager
+def readable(store: Store, data: str | list[str], roots: list[str]) -> Iterator[tuple[str | list[str], list[str]]]:
+    """Where ``data`` can be read, and what may be read there: under ``roots``, or of an upload in a folder that lasts as long.
+
+    The file of an upload looks the same every time, so that data are known again by their fingerprint.
+    """
+    upload_id = named(data) if isinstance(data, str) else None
+    if upload_id is None:
+        yield data, roots
+        return
+    with TemporaryDirectory(prefix="farfield-") as folder:
+        path = fetched(store, upload_id, Path(folder))
+        os.utime(path, (0, 0))
+        yield str(path), [folder]
 
 
 def _written(uploads: Uploads, upload: Upload, path: Path) -> str:

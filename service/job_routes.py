@@ -9,7 +9,7 @@ import orjson
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from service import errors
+from service import data_sets, errors
 from service.job_schemas import KIND, FitRequest, JobAnswer, JobList, npy, parsed, told
 from service.jobs import Job
 from service.routes import BODY, CONFLICT, PROBLEMS, Name, Parts, Service
@@ -110,6 +110,8 @@ def _event(job: Job | None) -> bytes:
 
 def _submitted(parts: Service, name: str, body: bytes, key: str | None) -> Job:
     options, rows = parsed(body, parts.settings)
+    if isinstance(options.data, str) and (upload := data_sets.named(options.data)) is not None:
+        data_sets.complete(parts.store, upload)
     spec = options.model_dump()
     blob = b"" if rows is None else npy(rows)
     return parts.jobs.submit(KIND, name, spec, rows=blob, idempotency_key=key, most_waiting=parts.settings.max_waiting_jobs)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import PurePosixPath
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, StrictInt, StrictStr, ValidationError
 
-from service import codecs, errors
+from service import codecs, data_sets, errors
 from service.features import Batch, Progress
 from service.job_schemas import FitOptions, check_data, check_inline, json_object
 from service.problems import explained
 from service.schemas import Schema
 from service.settings import Settings
-from service.sources import Chunk, Data, open_source
+from service.sources import Data, Losses, open_source, whole
+from service.store import Store
 from service.successors import Order
 
 KIND = "update"
@@ -129,8 +129,14 @@ def parsed(body: bytes, settings: Settings) -> tuple[UpdateJob, NDArray[np.float
     return job, together
 
 
-def order(job: UpdateJob, settings: Settings, rows: Callable[[], bytes], progress: Progress = lambda phase, done, total: None) -> Order:
-    """The order that a job stands for; ``rows`` gives those of the request as an .npy file."""
+def order(
+    job: UpdateJob,
+    settings: Settings,
+    rows: Callable[[], bytes],
+    progress: Progress = lambda phase, done, total: None,
+    store: Store | None = None,
+) -> Order:
+    """The order that a job stands for; ``rows`` gives those of the request as an .npy file, and ``store`` has uploads."""
     readers: dict[str, Callable[[], Data] | None] = {}
     for part in ("add", "forget"):
         place = getattr(job, part)
@@ -138,7 +144,7 @@ def order(job: UpdateJob, settings: Settings, rows: Callable[[], bytes], progres
         if place and place.data is None:
             readers[part] = partial(_uploaded, place, rows, start, start + job.inline.get(part, 0))
         else:
-            readers[part] = partial(_at, part, partial(_read, place, settings, progress)) if place else None
+            readers[part] = partial(_at, part, partial(_read, place, settings, progress, store)) if place else None
     return Order(job.version, readers["forget"], tuple(job.merge), job.half_life, readers["add"], job.alias)
 
 
@@ -162,22 +168,13 @@ def _uploaded(place: RowsOptions, rows: Callable[[], bytes], start: int, end: in
     return Data(Batch(rows=codecs.parse_npy(rows())[start:end]), "rows in a request", labels=classes)
 
 
-def _read(place: RowsOptions, settings: Settings, progress: Progress) -> Data:
-    """The rows at a path or URL, read whole, so far as this worker's own settings let them be read."""
+def _read(place: RowsOptions, settings: Settings, progress: Progress, store: Store | None) -> Data:
+    """The rows at a path or URL or of an upload, read whole, so far as this worker's own settings let them be read."""
     _check_place(place, settings)
-    url = place.data or ""
-    source = open_source(url, labels=place.classes if isinstance(place.classes, str) else None, allow=settings.data_roots)
-    chunks: list[Chunk] = []
-    for chunk in source.walk():
-        chunks.append(chunk)
-        progress("read", sum(map(len, chunks)), source.rows or 0)
-    if not chunks:
-        raise errors.InvalidInput(f"{url} holds no rows", "#/data")
-    blocks = [chunk.rows for chunk in chunks if chunk.rows is not None]
-    batch = Batch(rows=np.concatenate(blocks)) if blocks else Batch(images=[image for chunk in chunks for image in chunk.images or ()])
-    classes = [chunk.labels for chunk in chunks if chunk.labels is not None]
-    names = list(source.layout.names) if source.layout.names else None
-    return Data(batch, PurePosixPath(url).name, names, labels=np.concatenate(classes) if classes else None)
+    assert store is not None  # noqa: S101
+    labels = place.classes if isinstance(place.classes, str) else None
+    with data_sets.readable(store, place.data or "", settings.data_roots) as (places, allow):
+        return whole(open_source(places, labels=labels, allow=allow), Losses(), progress)
 
 
 def _at(part: str, check: Callable[[], T]) -> T:

@@ -13,8 +13,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from dataclasses import replace
 from typing import IO, Any, TypeVar
 
 import numpy as np
@@ -140,13 +139,10 @@ def _fitted(
         fitted = engine.fit(options.recipe(), batch, classes=classes, max_pixels=settings.max_pixels, progress=progress)
         return fitted, Source(name="rows in a request", rows=len(batch), sha256=fingerprint(batch)), None
     check_data(options, settings)
-    with TemporaryDirectory(prefix="farfield-") as folder:
-        places, allow = options.data, settings.data_roots
-        if isinstance(places, str) and (upload := data_sets.named(places)) is not None:
-            path = patiently(lambda: data_sets.fetched(store, upload, Path(folder)), progress)
-            os.utime(path, (0, 0))  # by which its fingerprint is the same in every attempt
-            places, allow = str(path), [folder]
+    with data_sets.readable(store, options.data, settings.data_roots) as (places, allow):
         task = task_of(options, settings, places, allow=allow)
+        if places is not options.data:
+            task = replace(task, cluster=None)  # an upload is fetched to this machine, where no other can read it
         checkpoints = Checkpoints(store.connection, name, task.identity(), settings.checkpoint_seconds)
         return *run.fit(task, checkpoints, progress), checkpoints
 
@@ -158,7 +154,7 @@ def _updated(settings: Settings, order: dict[str, Any], progress: Progress) -> d
         return patiently(call, progress)
 
     with asked(lambda: Store.open(settings.store, timeout=settings.store_timeout)) as store:
-        wanted = update_schemas.order(options, settings, lambda: asked(lambda: Jobs(store.connection).rows(job)), progress)
+        wanted = update_schemas.order(options, settings, lambda: asked(lambda: Jobs(store.connection).rows(job)), progress, store)
         return update(store, settings, order["detector"], wanted, progress=progress, token=job, asked=asked)
 
 

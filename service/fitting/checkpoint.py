@@ -73,7 +73,7 @@ class Checkpoints:
         """Delete it, since the fit is done; one that stays because the store is away expires."""
         with suppress(errors.StoreUnavailable), reached():
             self._delete(self._connection.client.get(self._key))
-            self._connection.client.delete(self._key)
+            self._connection.client.unlink(self._key)
 
     def _write(self, checkpoint: Checkpoint) -> None:
         data = save({name: np.ascontiguousarray(array).reshape(array.shape) for name, array in checkpoint.arrays.items()})
@@ -89,7 +89,7 @@ class Checkpoints:
 
     def _delete(self, text: bytes | None) -> None:
         for key in self._chunk_keys(json.loads(text)) if text else ():
-            self._connection.client.delete(key)
+            self._connection.client.unlink(key)
 
     def _chunk_keys(self, index: dict[str, Any]) -> list[str]:
         return [f"{self._key}:{index['sha256']}:{number}" for number in range(-(-index["size"] // CHUNK_BYTES))]

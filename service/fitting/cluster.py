@@ -129,9 +129,9 @@ class _Told:
 
     def result(self, connected: Any, leaves: list[Any], join: Callable[[list[Any]], Any]) -> Any:
         """What ``join`` makes of the results of all ``leaves``, by a tree; workers let go of what has been joined."""
-        level = list(leaves)
+        level = _joints(connected, join, leaves)
         while len(level) > 1:
-            level = [connected.submit(join, level[i : i + FAN_IN], pure=False) for i in range(0, len(level), FAN_IN)]
+            level = _joints(connected, join, level)
         places = {leaf.key: place for place, leaf in enumerate(leaves)}
         done, total = 0, self.source.rows or len(leaves)
         self.progress(self.phase, 0, total)
@@ -144,6 +144,10 @@ class _Told:
             done += (self.source.parts[places[leaf.key]].rows or 0) if self.source.rows else 1
             self.progress(self.phase, done, total)
         return level[0].result()
+
+
+def _joints(connected: Any, join: Callable[[list[Any]], Any], level: list[Any]) -> list[Any]:
+    return [connected.submit(join, level[i : i + FAN_IN], pure=False) for i in range(0, len(level), FAN_IN)]
 
 
 def _gathered(part: int, order: Order) -> Gathered:

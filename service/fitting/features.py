@@ -13,7 +13,7 @@ from PIL import Image
 
 from models import Extractor, ImageError, ModelError, decode
 from service.errors import InvalidInput
-from service.features import EncodedImage, Features, finite_rows, numeric_rows
+from service.features import PIXELS_AT_A_TIME, EncodedImage, Features, finite_rows, numeric_rows
 from service.sources import Chunk, Losses
 
 IMAGES_PER_RUN = 32  # decoded and sent through the network together
@@ -58,19 +58,26 @@ class Extraction:
         blocks, failures = zip(*found, strict=True) if found else ((), ())
         lost = {group[i]: error for group, errors in zip(groups, failures, strict=True) for i, error in errors.items()}
         for place, error in lost.items():
-            losses.add(str(chunk.keys[place]), error)
-        features = np.concatenate([np.empty((0, extractor.width), np.float32), *blocks])
+            losses.add(str(chunk.keys[place]), InvalidInput(f"{chunk.keys[place]}: {error}", "#/data"))
+        features = np.concatenate([np.empty((0, extractor.width), np.float32), *(block for some in blocks for block in some)])
         return (_without(chunk, set(lost)) if lost else chunk), finite_rows(features)
 
-    def _run(self, images: list[EncodedImage], extractor: Extractor) -> tuple[Features, dict[int, InvalidInput]]:
+    def _run(self, images: list[EncodedImage], extractor: Extractor) -> tuple[list[Features], dict[int, str]]:
         """Features of those images that can be decoded, and why the others cannot, by their place."""
-        decoded, errors = [], {}
+        blocks: list[Features] = []
+        decoded: list[Image.Image] = []
+        errors: dict[int, str] = {}
         for place, image in enumerate(images):
             try:
                 decoded.append(decode(image, max_pixels=self._max_pixels) if isinstance(image, bytes) else Image.fromarray(image))
             except ImageError as error:
-                errors[place] = InvalidInput(str(error))
-        return extractor.images(decoded), errors
+                errors[place] = str(error)
+            if sum(image.width * image.height for image in decoded) >= PIXELS_AT_A_TIME:
+                blocks.append(extractor.images(decoded))
+                decoded.clear()
+        if decoded:
+            blocks.append(extractor.images(decoded))
+        return blocks, errors
 
 
 def _without(chunk: Chunk, places: set[int]) -> Chunk:

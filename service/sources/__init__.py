@@ -5,7 +5,7 @@ from service.sources.losses import Loss, Losses
 from service.sources.parts import Chunk, Keys, Part
 from service.sources.source import Source, open_source
 from service.sources.split import hashed, held_out
-from service.sources.whole import Data, ImageFiles, aligned, read
+from service.sources.whole import Data, ImageFiles, aligned, read, whole
 
 __all__ = [
     "Chunk",
@@ -22,4 +22,5 @@ __all__ = [
     "held_out",
     "open_source",
     "read",
+    "whole",
 ]

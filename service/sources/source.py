@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posixpath
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -73,6 +74,12 @@ class Source:
         """In all parts; None where only reading would tell."""
         known = [part.rows for part in self.parts if part.rows is not None]
         return sum(known) if len(known) == len(self.parts) else None
+
+    @property
+    def name(self) -> str:
+        """For people: that of the first file, and how many there are."""
+        first = posixpath.basename(self.files[0].url.partition("?")[0])
+        return first if len(self.files) == 1 else f"{first} and {len(self.files) - 1} more"
 
     @property
     def bytes(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import InvalidInput
-from service.features import Batch, EncodedImage
+from service.features import Batch, EncodedImage, Progress
 from service.sources.arrays import labels_of, whole_npy
+from service.sources.losses import Losses
 from service.sources.parts import Chunk
 from service.sources.source import Source, open_source
 
@@ -76,6 +77,28 @@ def read(path: Path, labels: str | None = None, *, columns: Sequence[str] | None
         raise InvalidInput(f"there are {found} labels for the {sum(map(len, chunks))} rows of {path}")
     taken = [chunk.labels for chunk in chunks if chunk.labels is not None]
     return Data(_batch(chunks), path.name, names, _keys(chunks), np.concatenate(taken) if taken else None)
+
+
+def whole(
+    source: Source,
+    losses: Losses,
+    progress: Progress = lambda phase, done, total: None,
+    rows: int | None = None,
+    each: Callable[[Chunk], Chunk] = lambda chunk: chunk,
+) -> Data:
+    """All rows of a source, read in chunks of ``rows``, ``each`` made what goes into the whole. Raises InvalidInput."""
+    chunks: list[Chunk] = []
+    seen = 0
+    progress("read", 0, source.rows or 0)
+    for chunk in source.walk(rows=rows, losses=losses):
+        chunks.append(each(chunk))
+        seen += len(chunk)
+        progress("read", seen, max(source.rows or 0, seen))
+    if not any(map(len, chunks)):
+        raise InvalidInput(f"{source.name} holds no rows")
+    labels = [chunk.labels for chunk in chunks if chunk.labels is not None]
+    names = list(source.layout.names) if source.layout.names else None
+    return Data(_batch(chunks), source.name, names, _keys(chunks), np.concatenate(labels) if labels else None)
 
 
 def aligned(data: Data, names: list[str] | None) -> Data:
