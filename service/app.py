@@ -65,6 +65,8 @@ def create_app(settings: Settings, store: Store) -> FastAPI:
         lookups=Gate(LOOKUP_THREADS, LOOKUP_QUEUE),
         uploads=Gate(UPLOAD_THREADS, UPLOAD_QUEUE),
     )
+    versions = service.versions
+    metrics.watch(settings.queue, lambda: serves(versions), lambda: len(versions.loaded()), lambda: len(versions.refused()))
     app = FastAPI(title="farfield", version=__version__, description=DESCRIPTION, lifespan=_lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
     app.state.models = Models(service)

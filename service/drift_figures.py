@@ -19,6 +19,8 @@ FIGURES = {
     "farfield_false_alarm_rate": "Share of the stream's rows with a p-value of at most the version's alpha.",
     "farfield_false_alarm_rate_lower": "Lower end of the 95 % confidence sequence of farfield_false_alarm_rate.",
     "farfield_false_alarm_rate_upper": "Upper end of the 95 % confidence sequence of farfield_false_alarm_rate.",
+    "farfield_false_alarm_rate_promised_lower": "Lower end of where the rate lies without drift, for so many calibration rows, with 95 %.",
+    "farfield_false_alarm_rate_promised_upper": "Upper end of where the rate lies without drift, for so many calibration rows, with 95 %.",
     "farfield_alpha": "The version's alpha: what farfield_false_alarm_rate should be about.",
 }
 

@@ -44,6 +44,8 @@ def figures(reference: Reference, stream: Stream, fitted: Fitted) -> dict[str, f
         "farfield_false_alarm_rate_upper": alarms.upper,
         "farfield_alpha": reference.alpha,
     }
+    if alarms.promised:
+        told["farfield_false_alarm_rate_promised_lower"], told["farfield_false_alarm_rate_promised_upper"] = alarms.promised
     if reference.bins:
         told["farfield_drift_log_martingale"] = stream.log_value
         told["farfield_drift_log_martingale_highest"] = stream.highest

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -143,6 +143,11 @@ class Metrics:
         )
         self._store_errors = Counter("farfield_store_errors", "Calls that the store did not answer.", registry=registry)
         self._waiting = Gauge("farfield_queue_depth", "Requests waiting for a thread.", registry=registry)
+        self._queue = Gauge("farfield_queue_limit", "Requests that may wait for a thread.", registry=registry)
+        self._ready = Gauge("farfield_ready", "1 while readyz answers 200.", registry=registry)
+        self._versions = Gauge(
+            "farfield_versions", "Versions in memory, and those refused since they are damaged.", ("state",), registry=registry
+        )
         # The series of these labels never go, and looking one up takes longer than adding to it.
         self._requests_of: Callable[..., Any] = cache(requests.labels)
         self._duration_of: Callable[..., Any] = cache(durations.labels)
@@ -153,11 +158,19 @@ class Metrics:
         registry.register(self._jobs)
         registry.register(self._scores)
         registry.register(self._p_values)
+        ProcessCollector(namespace="farfield", registry=registry)
         build = Info("farfield_build", "Version of farfield and of Python.", registry=registry)
         build.info({"version": __version__, "python": platform.python_version()})
         self._shown_aliases: dict[str, dict[str, int]] = {}
         self._tallies: dict[tuple[str, int], Tally] = {}
         self._lock = threading.Lock()
+
+    def watch(self, queue: int, ready: Callable[[], bool], loaded: Callable[[], int], refused: Callable[[], int]) -> None:
+        """What is asked for at each scrape, and how many requests may wait."""
+        self._queue.set(queue)
+        self._ready.set_function(ready)
+        self._versions.labels("loaded").set_function(loaded)
+        self._versions.labels("refused").set_function(refused)
 
     def request(self, route: str, code: int, seconds: float) -> None:
         self._requests_of(route, code).inc()

@@ -6,8 +6,10 @@ runs give the same sums to the last bit, on however many workers. What a worker 
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -24,7 +26,7 @@ from service.sources import Chunk, Loss, Losses, Source
 
 FAN_IN = 8  # of the tree of joins
 MOST_LOCAL = 256
-WAIT_SECONDS = 30  # for a scheduler to answer
+WAIT_SECONDS = 10  # for a scheduler to answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,18 +77,18 @@ class Gathered:
 
 
 def fit(task: Task, plan: Plan, progress: Progress) -> Fitted:
-    """Fit on the cluster that the task names. Raises InvalidInput for what the data are refused for, StartupError without a cluster."""
+    """Fit on the cluster that the task names. Raises InvalidInput for what the data are refused for, StartupError as ``client`` does."""
     network = Network.of(task.extractor) if task.extractor else None
     order = Order(task.source, plan, network, task.losses.on_error, task.losses.limit)
     with client(task.cluster or "") as connected:
-        parts, sent = range(len(task.source.parts)), connected.scatter(order, broadcast=True)
+        parts, sent = range(len(task.source.parts)), _sent(connected, order)
         leaves = connected.map(_gathered, parts, order=sent, pure=False)
         whole: Gathered = _Told(task.source, "read", progress).result(connected, leaves, _joined)
         for loss in whole.lost:
             task.losses.add(loss.name, InvalidInput(loss.reason))
         second: dict[str, Any] = {}
         if whole.gathering.looks():
-            first = connected.scatter(whole.gathering.sums, broadcast=True)
+            first = _sent(connected, whole.gathering.sums)
             leaves = connected.map(_looked, parts, order=sent, first=first, pure=False)
             second = _Told(task.source, "second look", progress).result(connected, leaves, _summed).sums
     progress("fit", 0, 1)
@@ -97,26 +99,33 @@ def fit(task: Task, plan: Plan, progress: Progress) -> Fitted:
 
 @contextmanager
 def client(address: str) -> Iterator[Any]:
-    """A client of the scheduler at ``address``, or of N worker processes of this machine for ``local:N``."""
+    """A client of the scheduler at ``address``, or of N worker processes of this machine for ``local:N``.
+
+    Raises StartupError where there is no such cluster, and where it is lost or gives up while it is used.
+    """
     try:
         distributed: Any = import_module("distributed")
     except ModuleNotFoundError:
         raise StartupError("a fit on a cluster needs Dask: pip install 'farfield[dask]'") from None
-    scheme, _, count = address.partition(":")
-    if scheme != "local":
+    lost = (distributed.client.FutureCancelledError, distributed.scheduler.KilledWorker, distributed.comm.CommClosedError)
+    with ExitStack() as opened:
+        place = opened.enter_context(_local(distributed, address)) if address.startswith("local:") else address
         try:
-            with distributed.Client(address, timeout=WAIT_SECONDS, set_as_default=False) as connected:
-                yield connected
+            connected = opened.enter_context(distributed.Client(place, timeout=WAIT_SECONDS, set_as_default=False))
         except (OSError, ValueError) as error:
             raise StartupError(f"no Dask scheduler answers at {address}: {error}") from None
-        return
+        try:
+            yield connected
+        except lost as error:
+            raise StartupError(f"the cluster {address} was lost in the middle of the fit, or its workers keep dying: {error}") from None
+
+
+def _local(distributed: Any, address: str) -> Any:
+    count = address.removeprefix("local:")
     if not count.isdecimal() or not 1 <= int(count) <= MOST_LOCAL:
         raise InvalidInput(f"cluster {address!r} must be the address of a scheduler, or local:N for N processes here", "#/cluster")
-    with (
-        distributed.LocalCluster(n_workers=int(count), threads_per_worker=1, processes=True, dashboard_address=None) as local,
-        distributed.Client(local, set_as_default=False) as connected,
-    ):
-        yield connected
+    quiet = {"dashboard_address": None, "silence_logs": logging.ERROR}  # what it says of its end is nobody's business
+    return distributed.LocalCluster(n_workers=int(count), threads_per_worker=1, processes=True, **quiet)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +153,17 @@ class _Told:
             done += (self.source.parts[places[leaf.key]].rows or 0) if self.source.rows else 1
             self.progress(self.phase, done, total)
         return level[0].result()
+
+
+def _sent(connected: Any, value: Any) -> Any:
+    """A future of ``value``, by a task: unlike what is scattered, it outlives all workers."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sending large graph")  # a network, once
+        return connected.submit(_itself, value, pure=False)
+
+
+def _itself(value: Any) -> Any:
+    return value
 
 
 def _joints(connected: Any, join: Callable[[list[Any]], Any], level: list[Any]) -> list[Any]:

@@ -55,7 +55,7 @@ class Plan:
         width = sum(level.width for level in levels)
         wanted = max(HELD_ROWS, HELD_PER_NEEDED * rows_needed(recipe.alpha))
         room = max(1, memory // (8 * width))
-        most_held = min(wanted, max(room // 2, rows_needed(recipe.alpha)))
+        most_held = min(wanted, max(room // 2, HELD_PER_NEEDED * rows_needed(recipe.alpha)))
         share = recipe.calibrate if rows is None else min(recipe.calibrate, most_held / rows)
         return cls(recipe, levels, share, 2 * most_held, max(room // 3, 2), names, max_pixels)
 
@@ -97,6 +97,8 @@ class Gathering:
 
     def take(self, chunk: Chunk, features: Features) -> None:
         """Take in the rows of a chunk, with their ``features`` (n, d). Raises InvalidInput for rows that cannot be learned."""
+        if not len(features):
+            return
         hashes, held = hashes_of(chunk, self.plan)
         self.first = features[:1].copy() if self.first is None else self.first
         self.varied = self.varied or bool((features != self.first).any())
