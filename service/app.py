@@ -7,19 +7,15 @@ import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from importlib.resources import files
 from typing import Any
 
-import fastapi_offline
 from anyio import to_thread
 from fastapi import FastAPI, Request, Response
-from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
-from fastapi.staticfiles import StaticFiles
+from fastapi.responses import JSONResponse
 from prometheus_client.exposition import choose_encoder
 from threadpoolctl import threadpool_limits
 
-from service import __version__, drift_routes, errors, job_routes, problems, score_routes, update_routes, upload_routes
+from service import __version__, drift_routes, errors, job_routes, pages, problems, score_routes, update_routes, upload_routes
 from service.drift import FLUSH_SECONDS, Drift
 from service.gate import BodyLimit, Gate, OwnPagesOnly, Watch
 from service.job_watch import JobWatch
@@ -39,7 +35,6 @@ log = logging.getLogger(__name__)
 LOOKUP_THREADS, LOOKUP_QUEUE = 4, 16
 UPLOAD_THREADS, UPLOAD_QUEUE = 4, 124
 AWAY_SECONDS = 1.0  # between tries to reach a store that does not answer
-CONSOLE = files("service") / "console"
 DESCRIPTION = """
 Scores, calibrated p-values and decisions for rows and images, by numbered versions of fitted detectors.
 
@@ -78,7 +73,7 @@ def create_app(settings: Settings, store: Store) -> FastAPI:
     app.include_router(upload_routes.router)
     app.include_router(protocol.router)
     _add_health(app, service)
-    _add_pages(app)
+    pages.add(app)
     _complete_openapi(app)
     problems.install(app)
     app.add_middleware(BodyDeadline, seconds=settings.client_seconds)
@@ -159,26 +154,6 @@ def _add_health(app: FastAPI, service: Service) -> None:
     def metrics(request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(service.metrics.registry), media_type=content_type)
-
-
-def _add_pages(app: FastAPI) -> None:
-    """The console and the API documentation, with all that they need: no page asks another host for anything."""
-    app.mount("/assets/docs", StaticFiles(packages=[(fastapi_offline.__name__, "static")]), name="docs-assets")
-    app.mount("/assets/console", StaticFiles(directory=str(CONSOLE)), name="console-assets")
-
-    @app.get("/", include_in_schema=False)
-    def console() -> FileResponse:
-        return FileResponse(str(CONSOLE / "index.html"))
-
-    @app.get("/docs", include_in_schema=False)
-    def docs() -> HTMLResponse:
-        return get_swagger_ui_html(
-            openapi_url=app.openapi_url or "",
-            title="farfield API",
-            swagger_js_url="/assets/docs/swagger-ui-bundle.js",
-            swagger_css_url="/assets/docs/swagger-ui.css",
-            swagger_favicon_url="/assets/console/icon.svg",
-        )
 
 
 def _complete_openapi(app: FastAPI) -> None:

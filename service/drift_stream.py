@@ -124,6 +124,8 @@ class Stream:
         """A stored stream; one begun anew where what is stored was written by another release and does not fit."""
         begun = cls.begun(reference)
         arrays = load(data)
+        if not {"numbers", "gaps", "wealth", "windows", "recent", "counts"} <= set(arrays):
+            return begun
         rows, outliers, began, last, log_value, highest, alarm_row, alarm_at = arrays["numbers"].tolist()
         fits = np.array_equal(arrays["gaps"], _gaps(reference)) and arrays["wealth"].shape == (BETS,)
         if not (fits and arrays["windows"].shape == begun.windows.shape and arrays["recent"].shape[1:] == begun.recent.shape[1:]):

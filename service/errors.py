@@ -12,6 +12,7 @@ ServiceError
     UnknownAlias
     UnknownJob
     UnknownUpload
+    UnknownShadow
   Conflict
     AliasMoved         the alias is not where the caller expected it
     VersionInUse       an alias points at the version that was to be deleted
@@ -20,6 +21,7 @@ ServiceError
     OffsetMoved        a part of an upload does not begin where the upload ends
   ChecksumMismatch     a part of an upload is not the bytes that were sent
   UploadsFull          no room for another upload
+  FeedbackFull         no room for another mark
   NotReady             there is nothing to score by yet, or it was unloaded by request
   Unsupported          a part of the Open Inference Protocol, or of an extension of it, that is not offered
   VersionRefused       the stored version is damaged, or gives other scores than when it was fitted
@@ -90,6 +92,11 @@ class UnknownUpload(NotFound):
         super().__init__(f"there is no upload {upload!r}, or it has expired")
 
 
+class UnknownShadow(NotFound):
+    def __init__(self, name: str) -> None:
+        super().__init__(f"no version of detector {name!r} has a shadow")
+
+
 class Conflict(ServiceError): ...
 
 
@@ -130,6 +137,9 @@ class ChecksumMismatch(ServiceError): ...
 
 
 class UploadsFull(ServiceError): ...
+
+
+class FeedbackFull(ServiceError): ...
 
 
 class VersionRefused(ServiceError):

@@ -99,6 +99,7 @@ class UpdateRecord(Part):
     weight: float = Field(1.0, gt=0, le=1, description="What each earlier row counts of what it did before.")
     added: int = Field(0, ge=0, description="New rows learned.")
     added_calibration: int = Field(0, ge=0, description="New rows held out.")
+    false_alarms: int = Field(0, ge=0, description="How many of these are there since people marked them as false alarms.")
 
 
 class Manifest(Part):

@@ -35,6 +35,7 @@ STATUS: dict[type[errors.ServiceError], tuple[int, str]] = {
     errors.UnknownAlias: (404, "unknown-alias"),
     errors.UnknownJob: (404, "unknown-job"),
     errors.UnknownUpload: (404, "unknown-upload"),
+    errors.UnknownShadow: (404, "unknown-shadow"),
     errors.AliasMoved: (409, "alias-moved"),
     errors.VersionInUse: (409, "version-in-use"),
     errors.NothingToRollBack: (409, "nothing-to-roll-back"),
@@ -42,6 +43,7 @@ STATUS: dict[type[errors.ServiceError], tuple[int, str]] = {
     errors.OffsetMoved: (409, "offset-moved"),
     errors.ChecksumMismatch: (460, "checksum-mismatch"),  # as tus has it
     errors.UploadsFull: (507, "uploads-full"),
+    errors.FeedbackFull: (507, "feedback-full"),
     errors.NotReady: (503, "not-ready"),
     errors.Unsupported: (501, "unsupported"),
     errors.VersionRefused: (503, "version-refused"),

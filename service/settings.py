@@ -13,6 +13,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from service.targets import check_targets
+
 MIB = 2**20
 
 
@@ -67,6 +69,14 @@ class Settings(BaseSettings):
     keep_versions: int = Field(10, ge=1, description="Newest versions of a detector that `farfield gc` leaves.")
     keep_days: float = Field(30.0, ge=0, description="Days for which `farfield gc` leaves a version.")
     keep_rollbacks: int = Field(10, ge=0, le=100, description="Earlier places of each alias that `farfield gc` leaves to roll back to.")
+    max_outliers: int = Field(10_000, gt=0, description="Newest outliers that the feed of a detector keeps.")
+    outlier_seconds: int = Field(604_800, gt=0, description="Seconds that the feed keeps an outlier, with its input.")
+    outlier_inputs: bool = Field(False, description="Whether the feed keeps the features of outliers, and thumbnails of images.")
+    feedback_seconds: int = Field(7_776_000, gt=0, description="Seconds that feedback on a row is kept, with its features.")
+    webhooks: list[str] = Field([], description="URLs that outliers are posted to, as a JSON list.")
+    webhook_secret: str | None = Field(None, description="Base64 of the key that signs webhooks, after whsec_ or alone.", repr=False)
+    webhook_rate: int = Field(60, gt=0, description="Outliers of one detector posted to one URL in a minute; more wait.")
+    webhook_networks: list[str] = Field([], description="Networks that webhooks may go to besides public addresses, as a JSON list.")
     worker: bool = Field(True, description="Whether `farfield serve` runs a worker of its own.")
     worker_concurrency: int = Field(1, gt=0, description="Jobs that a worker runs at the same time.")
     worker_memory: int = Field(0, ge=0, description="MiB of memory that one job may take, on Linux; 0 sets no limit.")
@@ -96,6 +106,11 @@ class Settings(BaseSettings):
             if not root.startswith("/") and "://" not in root:
                 raise ValueError(f"{root!r} is neither an absolute path nor a URL")
         return roots
+
+    @model_validator(mode="after")
+    def _webhooks_can_be_sent(self) -> Self:
+        check_targets(self.webhooks, self.webhook_secret, self.webhook_networks)
+        return self
 
     def embedded_folder(self) -> Path | None:
         """Data folder of the embedded store; None where the store is a server of somebody else's."""

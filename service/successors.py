@@ -118,8 +118,8 @@ def _published(
     store: Store, settings: Settings, name: str, order: Order, progress: Progress, token: str | None, asked: Call
 ) -> dict[str, Any]:
     parent = asked(lambda: routes(store, [name])[name].number(name, order.start))
-    old = asked(lambda: _alive(store, settings, name, parent))
-    others = {reference: asked(partial(_alive, store, settings, *_named(reference))) for reference in order.merge}
+    old = asked(lambda: alive(store, settings, name, parent))
+    others = {reference: asked(partial(alive, store, settings, *_named(reference))) for reference in order.merge}
     forget, add = order.forget() if order.forget else None, order.add() if order.add else None
     change = Change(forget, others, order.half_life, add)
     fitted, record = updated(old, change, max_pixels=settings.max_pixels, progress=progress)
@@ -141,7 +141,7 @@ def _published(
     }
 
 
-def _alive(store: Store, settings: Settings, name: str, number: int) -> Fitted:
+def alive(store: Store, settings: Settings, name: str, number: int) -> Fitted:
     """A version with what it has learned and the rows that it holds out."""
     fitted, manifest = whole(store, settings, name, number), store.manifest(name, number)
     try:

@@ -7,6 +7,7 @@ runs give the same sums to the last bit, on however many workers. What a worker 
 from __future__ import annotations
 
 import logging
+import socket
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -78,19 +79,24 @@ class Gathered:
 
 def fit(task: Task, plan: Plan, progress: Progress) -> Fitted:
     """Fit on the cluster that the task names. Raises InvalidInput for what the data are refused for, StartupError as ``client`` does."""
-    network = Network.of(task.extractor) if task.extractor else None
-    order = Order(task.source, plan, network, task.losses.on_error, task.losses.limit)
     with client(task.cluster or "") as connected:
-        parts, sent = range(len(task.source.parts)), _sent(connected, order)
-        leaves = connected.map(_gathered, parts, order=sent, pure=False)
-        whole: Gathered = _Told(task.source, "read", progress).result(connected, leaves, _joined)
-        for loss in whole.lost:
-            task.losses.add(loss.name, InvalidInput(loss.reason))
-        second: dict[str, Any] = {}
-        if whole.gathering.looks():
-            first = _sent(connected, whole.gathering.sums)
-            leaves = connected.map(_looked, parts, order=sent, first=first, pure=False)
-            second = _Told(task.source, "second look", progress).result(connected, leaves, _summed).sums
+        return fit_on(connected, task, plan, progress)
+
+
+def fit_on(connected: Any, task: Task, plan: Plan, progress: Progress) -> Fitted:
+    """Fit on the cluster of a client."""
+    network = Network.of(task.extractor) if task.extractor else None
+    parts = range(len(task.source.parts))
+    sent = _sent(connected, Order(task.source, plan, network, task.losses.on_error, task.losses.limit))
+    leaves = connected.map(_gathered, parts, order=sent, pure=False)
+    whole: Gathered = _Told(task.source, "read", progress).result(connected, leaves, _joined)
+    for loss in whole.lost:
+        task.losses.add(loss.name, InvalidInput(loss.reason))
+    second: dict[str, Any] = {}
+    if whole.gathering.looks():
+        first = _sent(connected, whole.gathering.sums)
+        leaves = connected.map(_looked, parts, order=sent, first=first, pure=False)
+        second = _Told(task.source, "second look", progress).result(connected, leaves, _summed).sums
     progress("fit", 0, 1)
     fitted = whole.gathering.fitted(second, task.extractor)
     progress("fit", 1, 1)
@@ -111,6 +117,8 @@ def client(address: str) -> Iterator[Any]:
     with ExitStack() as opened:
         place = opened.enter_context(_local(distributed, address)) if address.startswith("local:") else address
         try:
+            if place is address:  # a client that finds nobody takes half a minute to say so, and to end
+                socket.create_connection(distributed.comm.get_address_host_port(address), WAIT_SECONDS).close()
             connected = opened.enter_context(distributed.Client(place, timeout=WAIT_SECONDS, set_as_default=False))
         except (OSError, ValueError) as error:
             raise StartupError(f"no Dask scheduler answers at {address}: {error}") from None

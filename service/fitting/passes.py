@@ -14,7 +14,7 @@ from service.fitting.gathering import Gathering, Plan, hashes_of, learned_of, re
 from service.sources import Chunk, Loss, Losses, Source
 from service.sources.parts import rows_of
 
-CHUNK_BYTES = 2**24  # of rows of numbers, of which four chunks are in memory at a time
+CHUNK_BYTES = 2**25  # of rows of numbers, of which four chunks are in memory at a time
 IMAGES = 256  # in a chunk
 
 

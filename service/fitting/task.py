@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from models import Extractor, Level
+from service import __version__
 from service.errors import InvalidInput
 from service.fitting.gathering import Plan
 from service.fitting.passes import chunk_rows
@@ -63,6 +64,7 @@ class Task:
     def identity(self) -> dict[str, Any]:
         """What a checkpoint has to agree with."""
         return {
+            "release": __version__,
             "recipe": asdict(self.recipe),
             "source": self.source.fingerprint,
             "extractor": self.extractor.digest if self.extractor else None,

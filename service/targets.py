@@ -1,0 +1,103 @@
+"""Targets of webhooks: which there may be, at which addresses they are reached, and one signed request to them."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import ipaddress
+import socket
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from urllib.parse import urlsplit
+
+import httpx2
+from standardwebhooks import Webhook
+
+SECONDS = 5.0  # for one delivery, from the look-up of the name to the status of the answer
+LEAST_KEY_BYTES = 24  # of a secret, as Standard Webhooks has it
+# Networks whose addresses stand for others, which a translator on the way may take to be inside.
+TRANSLATED = tuple(map(ipaddress.ip_network, ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32")))
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+class Undelivered(Exception):
+    """A target did not take an event; says why."""
+
+
+def check_targets(urls: Sequence[str], secret: str | None, networks: Sequence[str]) -> None:
+    """Raises ValueError for settings of webhooks that cannot work."""
+    for network in networks:
+        ipaddress.ip_network(network)
+    for url in urls:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.fragment:
+            raise ValueError("a webhook is http:// or https://, a host, a port and a path, without user or fragment")
+    if not urls:
+        return
+    try:
+        key = base64.b64decode((secret or "").removeprefix("whsec_"), validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"the secret of webhooks is not base64: {error}") from None
+    if len(key) < LEAST_KEY_BYTES:
+        raise ValueError(f"webhooks need a secret of at least {LEAST_KEY_BYTES} bytes: set FARFIELD_WEBHOOK_SECRET")
+
+
+class Target:
+    """One URL, which is asked at an address that was looked up and found to be allowed, and nowhere else."""
+
+    def __init__(self, url: str, secret: str, networks: Sequence[str]) -> None:
+        parts = urlsplit(url)
+        assert parts.hostname  # noqa: S101  # see check_targets
+        self.host = parts.hostname
+        self._url, self._port = httpx2.URL(url), parts.port or {"http": 80, "https": 443}[parts.scheme]
+        self._networks = [ipaddress.ip_network(network) for network in networks]
+        self._signer = Webhook(secret)
+
+    async def deliver(self, event: str, body: bytes) -> None:
+        """Post ``body``, once. Raises Undelivered unless the target takes it within ``SECONDS``.
+
+        No redirect is followed and no proxy of the environment is used. The name is looked up once and the connection
+        goes to the address that was checked; the certificate is still that of the name.
+        """
+        now = datetime.now(UTC)
+        headers = {
+            "content-type": "application/cloudevents+json",
+            "host": self._url.netloc.decode(),
+            "webhook-id": event,
+            "webhook-timestamp": str(int(now.timestamp())),
+            "webhook-signature": self._signer.sign(event, now, body.decode()),
+        }
+        try:
+            async with asyncio.timeout(SECONDS), httpx2.AsyncClient(trust_env=False, follow_redirects=False) as client:
+                address = await self._address()
+                url = self._url.copy_with(host=str(address))
+                request = client.build_request("POST", url, content=body, headers=headers, extensions={"sni_hostname": self.host})
+                answer = await client.send(request, stream=True)  # nobody reads what it says
+                await answer.aclose()
+        except TimeoutError:
+            raise Undelivered(f"{self.host} did not answer within {SECONDS:g} s") from None
+        except (httpx2.HTTPError, OSError) as error:
+            raise Undelivered(f"{self.host} cannot be reached: {error}") from None
+        if not answer.is_success:
+            redirect = ", which is not followed" if answer.has_redirect_location else ""
+            raise Undelivered(f"{self.host} answered {answer.status_code}{redirect}")
+
+    async def _address(self) -> Address:
+        """The first address of the host that is allowed."""
+        loop = asyncio.get_running_loop()
+        found = [info[4][0] for info in await loop.getaddrinfo(self.host, self._port, type=socket.SOCK_STREAM)]
+        for text in found:
+            address = ipaddress.ip_address(str(text).partition("%")[0])
+            if public(address) or any(address in network for network in self._networks):
+                return address
+        raise Undelivered(f"{self.host} is at {', '.join(map(str, found))}, which is no public address nor in FARFIELD_WEBHOOK_NETWORKS")
+
+
+def public(address: Address) -> bool:
+    """Whether an address is of the internet at large, whatever form it comes in."""
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    if mapped:
+        return public(mapped)
+    return address.is_global and not address.is_multicast and not any(address in network for network in TRANSLATED)

@@ -1,0 +1,156 @@
+"""A fit killed at any moment goes on where it was, on another machine too, and gives the same version bit for bit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service.fitting.checkpoint import Checkpoint, Checkpoints
+from service.store import Store
+from tests.service.fits import rows, write_parts
+from tests.service.samples import read_whole
+from tests.service.stores import KINDS
+
+ROOT = Path(__file__).parents[2]
+COUNT, WIDTH = 9000, 16  # more than 1 MiB
+NEVER = 10**9
+
+
+class Fitter:
+    """The process that fits and is killed, again and again."""
+
+    def __init__(self, url: str) -> None:
+        command = [sys.executable, "-m", "tests.service.killed_fitter", url]
+        self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def fit(self, name: str, data: Path, options: dict[str, Any], moment: int = NEVER) -> dict[str, Any]:
+        assert self.process.stdin
+        assert self.process.stdout
+        self.process.stdin.write(json.dumps({"name": name, "data": str(data), "options": options, "moment": moment}) + "\n")
+        self.process.stdin.flush()
+        answer: dict[str, Any] = json.loads(self.process.stdout.readline())
+        return answer
+
+    def close(self) -> None:
+        with self.process:
+            self.process.kill()
+
+
+@pytest.fixture(scope="module")
+def copies(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The data on two machines: 15 files, two of which hold a NaN."""
+    data = rows(COUNT, WIDTH)
+    data[[2000, 7000], 3] = np.nan
+    folder = tmp_path_factory.mktemp("machines")
+    first = write_parts(folder / "first", data, 15)
+    return [first, Path(shutil.copytree(first, folder / "second" / "elsewhere"))]
+
+
+@pytest.fixture(scope="module", params=["embedded", "redis", "tls"])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    started = KINDS[request.param](tmp_path_factory.mktemp("kill") / "server")
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def fitter(server: Any) -> Iterator[Fitter]:
+    started = Fitter(server.url)
+    yield started
+    started.close()
+
+
+COMMON = {"alpha": 0.05, "on_error": "skip", "most_losses": 2}
+FITS = {
+    "one pass": {"type": "gaussian+knn", **COMMON},
+    "two passes": {"parameters": {"reduce": "pca", "kept_variance": 0.9}, **COMMON},
+}
+
+
+@pytest.mark.parametrize("options", FITS.values(), ids=FITS)
+def test_a_killed_fit_gives_the_same_version(fitter: Fitter, server: Any, name: str, copies: list[Path], options: dict[str, Any]) -> None:
+    """Killed at random moments, on two machines in turn, until it ends: blobs and manifest are those of a fit that nothing disturbed."""
+    undisturbed = fitter.fit(f"{name}-0", copies[0], options)
+    assert undisturbed == {"ended": "finished", "phase": "read", "rows": 0}
+    random, attempts = np.random.default_rng(len(options)), []
+    while not attempts or attempts[-1]["ended"] != "finished":
+        attempts.append(fitter.fit(name, copies[len(attempts) % 2], options, int(random.integers(20, 220))))
+        assert attempts[-1]["ended"] != "failed"
+    begun = [(attempt["phase"] == "second look", attempt["rows"]) for attempt in attempts if attempt["phase"]]
+    assert len(begun) > 3
+    assert begun == sorted(begun), "each goes on where the last one was, or beyond"
+    assert begun[-1] > (False, COUNT // 3)
+    if "parameters" in options:
+        assert begun[-1][0], "the second pass was interrupted too"
+    with Store.open(server.url) as store, server.client() as raw:
+        (one,), (other,) = store.numbers(name), store.numbers(f"{name}-0")
+        assert read_whole(store, name, one) == read_whole(store, f"{name}-0", other)
+        made, expected = (
+            store.manifest(*version).model_dump(exclude={"created", "detector"}) for version in ((name, one), (f"{name}-0", other))
+        )
+        assert made == expected
+        assert made["source"]["lost"] == 2
+        assert not list(raw.scan_iter(match=f"farfield:{{{name}-0}}:checkpoint:*", count=10_000))
+        left = list(raw.scan_iter(match=f"farfield:{{{name}}}:checkpoint:*", count=10_000))
+        assert all(raw.ttl(key) > 0 and key.count(b":") > 3 for key in left), "of writes that were cut, chunks that expire"
+
+
+def test_a_damaged_checkpoint_is_none(fitter: Fitter, server: Any, name: str, copies: list[Path]) -> None:
+    """A chunk that is changed, cut or gone: the fit begins from zero, and gives what it should."""
+    options = FITS["one pass"]
+    fitter.fit(f"{name}-0", copies[0], options)
+    with Store.open(server.url) as store, server.client() as raw:
+        for damage in ("changed", "cut", "gone"):
+            assert fitter.fit(name, copies[0], options, 90)["ended"] == "killed"
+            for key in raw.scan_iter(match=f"farfield:{{{name}}}:checkpoint:*:*:0", count=10_000):
+                data = raw.get(key)
+                raw.set(key, {"changed": data[:-1] + bytes([data[-1] ^ 1]), "cut": data[:-9], "gone": data}[damage])
+                if damage == "gone":
+                    raw.delete(key)
+        again = fitter.fit(name, copies[0], options)
+        assert again == {"ended": "finished", "phase": "read", "rows": 0}
+        assert read_whole(store, name, 1) == read_whole(store, f"{name}-0", 1)
+
+
+def test_checkpoints_of_other_fits_are_not_taken(fitter: Fitter, server: Any, name: str, copies: list[Path]) -> None:
+    """Another seed, or data that have changed: from zero; the same again: from where it was."""
+    options = FITS["one pass"]
+    assert fitter.fit(name, copies[0], options, 120)["ended"] == "killed"
+    assert fitter.fit(name, copies[0], {**options, "seed": 1}, 20) == {"ended": "killed", "phase": "read", "rows": 0}
+    assert fitter.fit(name, copies[0], options, 20)["rows"] > 0
+
+
+def test_checkpoints_in_a_store_that_is_away_or_full(tmp_path: Path, name: str) -> None:
+    """The fit goes on without them; the last one stays whole, and its chunks replace those before it."""
+    server = KINDS["redis"](tmp_path / "server")
+    try:
+        with Store.open(server.url) as store, server.client() as raw:
+            kept = Checkpoints(store.connection, name, {"fit": 1}, 0.001)
+            assert kept.load() is None
+            kept.save(Checkpoint({"position": 1}, {"rows": np.arange(2_000_000.0), "empty": np.empty((0, 3)), "one": np.array(1.5)}))
+            kept.save(Checkpoint({"position": 2}, {"rows": np.arange(1_000_000.0)}))
+            assert len(raw.keys()) == 1 + 2
+            raw.config_set("maxmemory", "1mb")
+            kept.save(Checkpoint({"position": 3}, {"rows": np.arange(3.0)}))
+            raw.config_set("maxmemory", "0")
+            found = Checkpoints(store.connection, name, {"fit": 1}, 1).load()
+            assert found is not None
+            assert found.progress == {"position": 2}
+            np.testing.assert_array_equal(found.arrays["rows"], np.arange(1_000_000.0))
+            assert Checkpoints(store.connection, name, {"fit": 2}, 1).load() is None
+            server.freeze()
+            kept.save(Checkpoint({"position": 4}, {"rows": np.arange(3.0)}))
+            kept.drop()
+            server.thaw()
+            kept.drop()
+            assert raw.keys() == []
+    finally:
+        server.close()
