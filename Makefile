@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 VERSION := $(shell sed -n 's/__version__ = "\(.*\)"/\1/p' service/__init__.py)
 
-.PHONY: help demo demo-stop test check format clean env image test-deploy
+.PHONY: help demo demo-stop test check format clean env image test-deploy dashboards
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -52,6 +52,9 @@ $(VENV)/deploy: $(VENV)/dev
 
 test-deploy: $(VENV)/deploy image  ## image, compose, chart: needs a Docker Engine, helm and podman
 	$(BIN)/python -m pytest tests/deploy/check_*.py
+
+dashboards: $(VENV)/dev  ## write deploy/grafana/dashboards from the code beside it
+	$(BIN)/python -B -m deploy.grafana
 
 clean:  ## remove what the other commands made, but no data
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from benchmarks import rates, tails, thresholds
+from benchmarks.pages import written
 
 PAGE, PICTURE = Path("docs/calibration.md"), Path("docs/images/calibration.png")
 
@@ -33,16 +34,6 @@ def sections(quick, picture):
     yield "tail", tails.beyond(50 if quick else 1000), []
 
 
-def written(page, name, table):
-    """``page`` with ``table`` in place of what stood between the comments of this name."""
-    begin, end = (f"<!-- benchmarks.calibration: {name} {word} -->" for word in ("begins", "ends"))
-    before, found, rest = page.partition(begin)
-    _, closed, after = rest.partition(end)
-    if not found or not closed:
-        raise ValueError(f"the page must hold the lines {begin} and {end}, in this order")
-    return f"{before}{begin}\n\n{table}\n\n{end}{after}"
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few repetitions, to see that it runs")
@@ -53,7 +44,7 @@ def main():
         print(f"## {name}\n\n{table}\n", flush=True)
         failed += [f"{name}: {what}" for what in outside]
         if options.write:
-            PAGE.write_text(written(PAGE.read_text(), name, table))
+            PAGE.write_text(written(PAGE.read_text(), f"benchmarks.calibration: {name}", table))
     print("\n".join(["Outside:", *failed]) if failed else "Nothing lies outside.")
     sys.exit(bool(failed))
 

@@ -31,8 +31,9 @@ from typing import Any, cast
 
 from benchmarks.contestants import LIBRARIES, Contestant, contestants, measure
 from benchmarks.datasets import DataSet, datasets
+from benchmarks.pages import written
 from benchmarks.protocols import PROTOCOLS
-from benchmarks.tables import Record, report, written
+from benchmarks.tables import Record, report
 
 QUICK = ("glass", "wine", "vowels", "MVTec-AD_bottle resnet18")
 FORK = multiprocessing.get_context("fork")  # a child has the rows and the libraries without loading them
@@ -181,7 +182,7 @@ def main() -> None:
     if options.output:
         _write_csv(chosen, options.output)
     if options.write:
-        options.write.write_text(written(options.write.read_text(), text))
+        options.write.write_text(written(options.write.read_text(), "benchmarks.detectors", text))
 
 
 def _command(options: argparse.Namespace, parser: argparse.ArgumentParser) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 from scipy.stats import binom, norm
 
 from benchmarks.drift_peers import peers
+from benchmarks.pages import written
 from detectors.bins import Bins, upper_ranks
 from detectors.martingale import Martingale, wagered
 
@@ -140,16 +141,6 @@ def spaced(number):
     return f"{number:,}".replace(",", " ")
 
 
-def written(page, name, table):
-    """``page`` with ``table`` in place of what stood between the comments of this name."""
-    begin, end = (f"<!-- benchmarks.drift: {name} {word} -->" for word in ("begins", "ends"))
-    before, found, rest = page.partition(begin)
-    _, closed, after = rest.partition(end)
-    if not found or not closed:
-        raise ValueError(f"the page must hold the lines {begin} and {end}, in this order")
-    return f"{before}{begin}\n\n{table}\n\n{end}{after}"
-
-
 def _table(header, rows, texts):
     lines = [header, ["---"] * texts + ["--:"] * (len(header) - texts), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
@@ -172,7 +163,7 @@ def main():
         print(f"## {name}\n\n{table}\n", flush=True)
         failed += [f"{name}: {what}" for what in outside]
         if options.write:
-            PAGE.write_text(written(PAGE.read_text(), name, table))
+            PAGE.write_text(written(PAGE.read_text(), f"benchmarks.drift: {name}", table))
     print("\n".join(["Outside:", *failed]) if failed else "Nothing lies outside.")
     sys.exit(bool(failed))
 

@@ -34,26 +34,31 @@ from sklearn.covariance import LedoitWolf
 from sklearn.decomposition import IncrementalPCA
 from threadpoolctl import threadpool_limits
 
+from benchmarks import pages
 from detectors import Gaussian
 from models import Extractor, Level, bundled, decode
 from models.graph import parse, with_taps
 from service.fitting import cluster, passes
 from service.fitting.features import Extraction
-from service.fitting.gathering import Gathering, Plan
+from service.fitting.gathering import HELD_ROWS, Gathering, Plan, sums_arrays
 from service.fitting.passes import Nowhere, chunk_rows
 from service.fitting.task import Task
 from service.recipe import Recipe
 from service.sources import Losses, open_source
+from service.sources.parts import PART_BYTES
 
 WIDTH = 512
 BLOCK = 16_384  # rows of a product
 MEMORY = 256 * 2**20
 MIB = 2**20
 IMAGE_SIZE = 224
+EMPTY_TASKS = 2000
+DATA, CORES, LINK = 10e12, 16, 25e9 / 8  # of the cluster on paper: bytes, cores of a node, bytes per second of its network
+PAGE = Path("docs/scaling.md")
 SMALLER = 100_000  # rows that are held in memory
 
 
-def written(path, rows):
+def made(path, rows):
     """A file of so many rows, correlated, of spreads from 0.5 to 3 and means 50 times as large."""
     rng = np.random.default_rng(0)
     spread = np.linspace(0.5, 3, WIDTH, dtype=np.float32)
@@ -216,44 +221,108 @@ def onnxruntime_alone(onnx_file, taps, threads):
 
 
 def processes(path, counts):
-    """Markdown: the fit on a cluster, and what is sent when two parts are joined."""
+    """Markdown: the fit on a cluster of so many processes, and empty tasks per second of the last."""
     source = open_source(str(path))
-    yield from ("", "**Processes of a Dask cluster on this machine**", "", "| processes | s | speed-up |", "|--:|--:|--:|")
-    first = None
+    lines, first, tasks = (
+        ["**Processes of a Dask cluster on this machine**", "", "| processes | s | speed-up |", "|--:|--:|--:|"],
+        None,
+        0.0,
+    )
     for count in counts:
         task = Task(Recipe(parameters={"precision": "float32"}), source, None, Losses(), MEMORY, 1, f"local:{count}")
         with cluster.client(f"local:{count}") as connected:
+            connected.gather(connected.map(abs, range(count), pure=False))  # workers that have begun
             start = time.perf_counter()
             cluster.fit_on(connected, task, task.plan(), lambda *_: None)
             seconds = time.perf_counter() - start
+            tasks = tasks_per_second(connected, EMPTY_TASKS)
         first = first or seconds
-        yield f"| {count} | {seconds:.2f} | {first / seconds:.2f}x |"
+        lines.append(f"| {count} | {seconds:.2f} | {first / seconds:.2f}x |")
+    return lines, tasks
 
 
-def joins(path):
-    """Markdown: the constants of the tree of joins."""
+def constants(path):
+    """What a cluster's arithmetic is made of, measured here: of one core, of what is gathered of a part, and of a join of two."""
     source = open_source(str(path))
     plan = Plan.of(Recipe(parameters={"precision": "float32"}), (Level("features", WIDTH),), source.rows, MEMORY, None, 1)
-
-    halves, seconds = [], []
+    halves, rates = [], []
     chunks = source.walk(rows=chunk_rows(source), losses=Losses())
-    for _ in range(2):
-        gathering, chunk = Gathering.begun(plan), next(chunks)
+    with threadpool_limits(1):
+        for _ in range(2):
+            gathering, chunk = Gathering.begun(plan), next(chunks)
+            start = time.perf_counter()
+            gathering.take(chunk, chunk.rows)
+            rates.append(len(chunk) / (time.perf_counter() - start))
+            halves.append(gathering)
         start = time.perf_counter()
-        gathering.take(chunk, chunk.rows)
-        seconds.append((time.perf_counter() - start) / len(chunk))
-        halves.append(gathering)
-    size = sum(array.nbytes for array in halves[0].arrays().values())
-    start = time.perf_counter()
-    halves[0].join(halves[1])
-    joined = time.perf_counter() - start
+        halves[0].join(halves[1])
+        joined = time.perf_counter() - start
     chunks.close()
-    yield from ("", "**Constants of a cluster**", "", "| what | value |", "|---|--:|")
-    yield f"| rows read and summed, per core and second | {1 / min(seconds):.0f} |"
-    yield f"| bytes of what is gathered of a part, but for held-out rows | {8 * (WIDTH * WIDTH + 3 * WIDTH + 3)} |"
-    yield f"| bytes of what is gathered of the first chunk | {size} |"
-    yield f"| bytes of the held-out rows of the whole | {plan.share * source.rows * (WIDTH * 4 + 16):.0f} |"
-    yield f"| seconds of a join | {joined:.4f} |"
+    held = HELD_ROWS * (4 * WIDTH + 16)
+    return {"rate": max(rates), "sums": sum(array.nbytes for array in sums_arrays(halves[0].sums).values()), "held": held, "join": joined}
+
+
+def paper(found, tasks):
+    """Markdown: the constants, and what follows from them for clusters that were never seen."""
+    yield from ("**Constants**", "", "| what | value |", "|---|--:|")
+    yield f"| rows of {WIDTH} float32 that a core sums per second | {found['rate']:.0f} |"
+    yield f"| MB that it reads per second | {found['rate'] * 4 * WIDTH / 1e6:.0f} |"
+    yield f"| MB of the sums of a part | {found['sums'] / 1e6:.2f} |"
+    yield f"| MB of all held-out rows together | {found['held'] / 1e6:.1f} |"
+    yield f"| ms of a join of two | {1e3 * found['join']:.1f} |"
+    yield f"| empty tasks that the scheduler hands out per second | {tasks:.0f} |"
+    yield from (
+        "",
+        f"**On paper: {DATA / 1e12:.0f} TB in parts of {PART_BYTES // MIB} MiB, nodes of {CORES} cores and {LINK * 8 / 1e9:.0f} Gbit/s**",
+        "",
+    )
+    yield "| nodes | read per node, GB | s reading | bound by | sent per node to join, MB | levels of joins | s joining | s scheduling |"
+    yield "|--:|--:|--:|---|--:|--:|--:|--:|"
+    parts = DATA / PART_BYTES
+    levels = int(np.ceil(np.log(parts) / np.log(cluster.FAN_IN)))
+    for nodes in (1, 4, 16, 64, 256):
+        by_cores = CORES * found["rate"] * 4 * WIDTH
+        reading = DATA / nodes / min(by_cores, LINK)
+        sent = (parts * found["sums"] + levels * found["held"]) / nodes
+        joining = parts / nodes / CORES * found["join"] * 2 + levels * cluster.FAN_IN * (found["join"] + found["sums"] / LINK)
+        bound = "network" if by_cores > LINK else "cores"
+        cells = (nodes, f"{DATA / nodes / 1e9:.0f}", f"{reading:.0f}", bound, f"{sent / 1e6:.0f}", levels, f"{joining:.1f}")
+        yield "| " + " | ".join(map(str, (*cells, f"{2 * parts / tasks:.0f}"))) + " |"
+    most = PART_BYTES * tasks / 2 / min(by_cores, LINK)
+    yield from ("", f"Scheduling takes as long as reading at {most:.0f} nodes; parts of twice the size double that.")
+
+
+def tasks_per_second(connected, count):
+    """How fast the scheduler hands out tasks that do nothing."""
+    start = time.perf_counter()
+    connected.gather(connected.map(lambda number: number, range(count), pure=False))
+    return count / (time.perf_counter() - start)
+
+
+def sections(options, folder):
+    """Name and table of each section in turn."""
+    path = Path(folder, "rows.npy")
+    made(path, options.rows)
+    works = {
+        "bare product, float32": (partial(product, path, np.float32), False),
+        "ours, float32": (partial(fitted, path, "float32"), False),
+        "bare product, float64": (partial(product, path, np.float64), False),
+        "ours, float64": (partial(fitted, path, "float64"), False),
+        "dask.array": (partial(dask_covariance, path), False),
+    }
+    lines = list(table(f"{options.rows} x {WIDTH} float32 from a file", taking_turns(works, options.runs), "bare product, float32"))
+    yield "file", [*lines, "", f"Single against double precision: {accuracy(path):.1e} of the scatter, by Frobenius norms."]
+    some = min(SMALLER, options.rows)
+    names = ("ours", "ours, double", "LedoitWolf", "IncrementalPCA")
+    works = {name: (partial(in_memory, path, some, name), True) for name in names}
+    yield "memory", list(table(f"{some} x {WIDTH} float32 in memory", taking_turns(works, options.runs), "ours"))
+    lines, tasks = processes(path, (1, 2))
+    yield "processes", lines
+    yield "paper", list(paper(constants(path), tasks))
+    pictures_folder = Path(folder, "images")
+    pictures_folder.mkdir()
+    pictures(pictures_folder, options.images)
+    yield "images", list(images(pictures_folder))
 
 
 def main() -> None:
@@ -262,32 +331,14 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2000, help="JPEG files; 100000 take a quarter of an hour and 1 GB")
     parser.add_argument("--runs", type=int, default=3, help="runs of each, taking turns")
     parser.add_argument("--folder", type=Path, help="where the file is made; a temporary folder by default")
+    parser.add_argument("--write", action="store_true", help=f"put the tables into {PAGE}")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="farfield-fit-") as folder:
-        path = Path(folder, "rows.npy")
-        written(path, options.rows)
-        works = {
-            "bare product, float32": (partial(product, path, np.float32), False),
-            "ours, float32": (partial(fitted, path, "float32"), False),
-            "bare product, float64": (partial(product, path, np.float64), False),
-            "ours, float64": (partial(fitted, path, "float64"), False),
-            "dask.array": (partial(dask_covariance, path), False),
-        }
-        for line in table(f"{options.rows} x {WIDTH} float32 from a file", taking_turns(works, options.runs), "bare product, float32"):
-            print(line, flush=True)
-        print(f"\nSingle against double precision, Frobenius norm of the difference: {accuracy(path):.1e} of the whole")
-        some = min(SMALLER, options.rows)
-        names = ("ours", "ours, double", "LedoitWolf", "IncrementalPCA")
-        works = {name: (partial(in_memory, path, some, name), True) for name in names}
-        for line in table(f"{some} x {WIDTH} float32 in memory", taking_turns(works, options.runs), "ours"):
-            print(line, flush=True)
-        for line in (*processes(path, (1, 2)), *joins(path)):
-            print(line, flush=True)
-        pictures_folder = Path(folder, "images")
-        pictures_folder.mkdir()
-        pictures(pictures_folder, options.images)
-        for line in images(pictures_folder):
-            print(line, flush=True)
+        for name, lines in sections(options, folder):
+            text = "\n".join(lines).strip()
+            print(f"{text}\n", flush=True)
+            if options.write:
+                PAGE.write_text(pages.written(PAGE.read_text(), f"benchmarks.fit: {name}", text))
 
 
 if __name__ == "__main__":

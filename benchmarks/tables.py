@@ -15,7 +15,6 @@ from scipy.stats import rankdata
 Record = dict[str, Any]  # one detector on one set with one seed: see benchmarks.detectors
 Cells = dict[tuple[str, str], dict[str, float]]  # by set and detector: means over the seeds
 
-BEGIN, END = "<!-- benchmarks.detectors begins -->", "<!-- benchmarks.detectors ends -->"
 PACKAGES = ("numpy", "scipy", "scikit-learn", "pyod")
 CHANCE = {"auroc": 0.5, "fpr95": 1.0}  # of scores that are all the same; the AUPR is then the share of anomalies
 COSTS = ("fit_seconds", "score_us", "state_bytes")
@@ -106,15 +105,6 @@ def troubles(records: list[Record]) -> str:
         shown = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
         lines.append(f"| {name} | {what} | {len(sets)} | {shown} |")
     return "\n".join(lines)
-
-
-def written(page: str, text: str) -> str:
-    """``page`` with ``text`` in place of what stood between the two marker comments."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the page must hold the lines {BEGIN} and {END}, in this order")
-    return f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"
 
 
 def _ranks(cells: Cells, field: list[str], sets: list[str]) -> dict[str, float]:

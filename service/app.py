@@ -15,18 +15,33 @@ from fastapi.responses import JSONResponse
 from prometheus_client.exposition import choose_encoder
 from threadpoolctl import threadpool_limits
 
-from service import __version__, drift_routes, errors, job_routes, pages, problems, score_routes, update_routes, upload_routes
+from service import (
+    __version__,
+    drift_routes,
+    errors,
+    job_routes,
+    outlier_routes,
+    pages,
+    problems,
+    score_routes,
+    update_routes,
+    upload_routes,
+)
 from service.drift import FLUSH_SECONDS, Drift
+from service.feedback import Feedback
 from service.gate import BodyLimit, Gate, OwnPagesOnly, Watch
 from service.job_watch import JobWatch
 from service.jobs import Jobs
 from service.metrics import Metrics
+from service.outliers import Feed
 from service.patience import BodyDeadline
 from service.protocol import routes as protocol
 from service.protocol.models import Models, serves
 from service.routes import SCHEMAS, Service, router
 from service.schemas import Readiness, Refused
 from service.settings import Settings
+from service.shadow import Shadows
+from service.sightings import Sightings
 from service.store import Store
 from service.versions import NOT_ASKED, Versions
 
@@ -46,22 +61,28 @@ p-value is at most *alpha*, the false-alarm rate that you accept. Errors are pro
 def create_app(settings: Settings, store: Store) -> FastAPI:
     """The service on ``store``. It starts to load versions when it starts up, and answers meanwhile."""
     metrics = Metrics()
-    threads = settings.threads or os.cpu_count() or 1
-    jobs = Jobs(store.connection)
+    threads = settings.threads or max((os.cpu_count() or 1) // settings.workers, 1)
+    jobs, versions = Jobs(store.connection), Versions(store, settings, metrics)
+    feed = Feed(store.connection, settings)
     service = Service(
         settings=settings,
         store=store,
-        versions=Versions(store, settings, metrics),
+        versions=versions,
         metrics=metrics,
         gate=Gate(threads, settings.queue, metrics.waiting, each=settings.detector_threads),
         jobs=jobs,
         drift=Drift(store.connection, metrics.drift),
+        feed=feed,
+        sightings=Sightings(feed, metrics.feed, inputs=settings.outlier_inputs),
+        feedback=Feedback(store.connection, feed, settings),
+        shadows=Shadows(store.connection, versions, metrics.feed),
         watch=JobWatch(jobs),
         lookups=Gate(LOOKUP_THREADS, LOOKUP_QUEUE),
         uploads=Gate(UPLOAD_THREADS, UPLOAD_QUEUE),
     )
-    versions = service.versions
-    metrics.watch(settings.queue, lambda: serves(versions), lambda: len(versions.loaded()), lambda: len(versions.refused()))
+    metrics.watch(
+        settings.queue, lambda: serves(versions), lambda: len(versions.loaded()), lambda: len(versions.refused()), versions.loaded_bytes
+    )
     app = FastAPI(title="farfield", version=__version__, description=DESCRIPTION, lifespan=_lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
     app.state.models = Models(service)
@@ -70,6 +91,7 @@ def create_app(settings: Settings, store: Store) -> FastAPI:
     app.include_router(job_routes.router)
     app.include_router(update_routes.router)
     app.include_router(drift_routes.router)
+    app.include_router(outlier_routes.router)
     app.include_router(upload_routes.router)
     app.include_router(protocol.router)
     _add_health(app, service)
@@ -89,7 +111,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     service: Service = app.state.service
     # Requests run beside each other; a second thread inside each matrix product would only get in their way.
     with threadpool_limits(1, user_api="blas"):
-        tasks = [asyncio.create_task(keep(service)) for keep in (_keep_fresh, _keep_watching)]
+        tasks = [asyncio.create_task(keep(service)) for keep in (_keep_fresh, _keep_watching, _keep_feeding)]
         yield
         for task in tasks:
             task.cancel()
@@ -97,6 +119,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
                 await task
         with suppress(errors.StoreUnavailable):
             await to_thread.run_sync(service.drift.flush, service.versions.loaded())
+            await to_thread.run_sync(service.sightings.flush)
 
 
 async def _keep_fresh(service: Service) -> None:
@@ -136,6 +159,27 @@ async def _keep_watching(service: Service) -> None:
             log.exception("the streams of drift could not be brought up to date")
 
 
+async def _keep_feeding(service: Service) -> None:
+    """Compare shadows, and add outliers to the feed, for as long as the process lives."""
+    while True:
+        await asyncio.sleep(FLUSH_SECONDS)
+        try:
+            await to_thread.run_sync(_fed, service)
+        except errors.StoreUnavailable:
+            service.metrics.store_error()
+        except Exception:
+            log.exception("the feed of outliers could not be brought up to date")
+
+
+def _fed(service: Service) -> None:
+    service.shadows.work()
+    service.sightings.flush()
+    names = sorted({version.name for version in service.versions.loaded()})
+    service.feed.trim(names)
+    service.metrics.feed.counts = service.feed.counts(names)
+    service.shadows.refresh(names)
+
+
 def _add_health(app: FastAPI, service: Service) -> None:
     @app.get("/livez", tags=["health"], summary="Whether the process answers")
     async def livez() -> dict[str, bool]:
@@ -153,7 +197,7 @@ def _add_health(app: FastAPI, service: Service) -> None:
     @app.get("/metrics", tags=["health"], summary="Metrics in Prometheus' text form", response_class=Response)
     def metrics(request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(service.metrics.registry), media_type=content_type)
+        return Response(encode(service.metrics.shown), media_type=content_type)
 
 
 def _complete_openapi(app: FastAPI) -> None:
@@ -163,7 +207,7 @@ def _complete_openapi(app: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = generate()
-            for schema in (*SCHEMAS, *job_routes.SCHEMAS, *update_routes.SCHEMAS, *protocol.SCHEMAS):
+            for schema in (*SCHEMAS, *job_routes.SCHEMAS, *update_routes.SCHEMAS, *outlier_routes.SCHEMAS, *protocol.SCHEMAS):
                 definition = schema.model_json_schema(ref_template="#/components/schemas/{model}")
                 nested = definition.pop("$defs", {})
                 for name, added in {schema.__name__: definition, **nested}.items():

@@ -61,6 +61,8 @@ def settings_of(**given: Any) -> Settings:
         raise errors.InvalidInput(f"farfield.toml is not TOML: {error}") from None
     except ValidationError as error:
         first = error.errors()[0]
+        if not first["loc"]:  # of several settings together, some of which are nobody's business
+            raise errors.InvalidInput(f"settings: {first['msg']}") from None
         raise errors.InvalidInput(f"setting {'.'.join(map(str, first['loc']))}: {first['msg']}, not {first['input']!r}") from None
 
 

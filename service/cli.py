@@ -17,7 +17,19 @@ from pyarrow import csv, parquet
 from rich.markup import escape
 from rich.table import Table
 
-from service import __version__, demo, doctor, engine, errors, job_commands, retention_commands, serving, sources, version_commands
+from service import (
+    __version__,
+    demo,
+    doctor,
+    engine,
+    errors,
+    job_commands,
+    outlier_commands,
+    retention_commands,
+    serving,
+    sources,
+    version_commands,
+)
 from service.arguments import (
     AlphaOption,
     AttributeByOption,
@@ -43,12 +55,12 @@ from service.arguments import (
 from service.evaluation import evaluate as evaluate_recipe
 from service.fitting import commands as fit_commands
 from service.names import checked_alias, checked_name, parsed_reference
+from service.publication import promote as promote_version
+from service.publication import rollback as rollback_alias
 from service.scoring import answer, asked
 from service.store import Store
 from service.terminal import err, out, print_json, print_scores, progress, refusals, say
 from service.versions import DEFAULT_ALIAS, load, routes
-from service.versions import promote as promote_version
-from service.versions import rollback as rollback_alias
 
 GUIDANCE = (
     "The rows fitted on here are clean. If yours may hold anomalies, prefer robust_shrinkage, which was built for them; "
@@ -206,12 +218,13 @@ def serve(
     host: Annotated[str | None, typer.Option("--host", help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option("--port", help="Port to listen on; 0 takes any free one.")] = None,
     grpc_port: Annotated[int | None, typer.Option("--grpc-port", help="Port to listen on for gRPC; none by default.")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", help="Processes that serve; 1 by default.")] = None,
     worker: Annotated[bool | None, typer.Option("--worker/--no-worker", help="Whether to run a worker, which does the jobs.")] = None,
     store: StoreOption = None,
 ) -> None:
     """Serve the HTTP interface, the metrics and the console, and do the jobs that are asked for."""
     with refusals():
-        settings = settings_of(store=store, host=host, port=port, grpc_port=grpc_port, worker=worker)
+        settings = settings_of(store=store, host=host, port=port, grpc_port=grpc_port, workers=workers, worker=worker)
         serving.serve(settings, started=lambda url: err.print(f"farfield {__version__} on {url}", highlight=False))
 
 
@@ -255,6 +268,9 @@ app.command()(job_commands.jobs)
 app.command()(job_commands.worker)
 app.command()(version_commands.versions)
 app.command()(version_commands.update)
+app.command()(outlier_commands.outliers)
+app.command()(outlier_commands.feedback)
+app.command()(outlier_commands.calibrate)
 app.command()(retention_commands.upload)
 app.command()(retention_commands.uploads)
 app.command()(retention_commands.gc)

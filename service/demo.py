@@ -23,10 +23,11 @@ from service import engine, errors, serving, sources
 from service.connection import without_password
 from service.features import Progress, fingerprint
 from service.manifest import Source
+from service.publication import publish
 from service.recipe import Recipe
 from service.settings import Settings
 from service.store import Store
-from service.versions import DEFAULT_ALIAS, publish
+from service.versions import DEFAULT_ALIAS
 
 NAME = "demo"
 RECIPE = Recipe(alpha=0.05)

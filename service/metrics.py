@@ -24,6 +24,7 @@ from service.engine import Fitted, Verdicts
 from service.jobs import SECONDS_BUCKETS as JOB_SECONDS_BUCKETS
 from service.jobs import Tallies
 from service.manifest import Manifest
+from service.outlier_figures import OutlierFigures
 
 # Even steps, so that uniform p-values fill them evenly, and small ones, where alarms are decided.
 P_VALUE_BUCKETS = (0.001, 0.005, 0.01, 0.05, *(round(0.1 * i, 1) for i in range(1, 11)))
@@ -114,6 +115,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
+        self.shown: Collector = registry  # what a scrape is answered; where several processes serve, the metrics of all
         by_version = ("detector", "version")
         requests = Counter("farfield_requests", "Requests by route and status code.", ("route", "code"), registry=registry)
         durations = Histogram(
@@ -148,12 +150,14 @@ class Metrics:
         self._versions = Gauge(
             "farfield_versions", "Versions in memory, and those refused since they are damaged.", ("state",), registry=registry
         )
+        self._loaded_bytes = Gauge("farfield_loaded_bytes", "Bytes of the versions in memory, as they are stored.", registry=registry)
         # The series of these labels never go, and looking one up takes longer than adding to it.
         self._requests_of: Callable[..., Any] = cache(requests.labels)
         self._duration_of: Callable[..., Any] = cache(durations.labels)
         self._stage_of: Callable[..., Any] = cache(stages.labels)
         self._jobs = JobTallies()
         self.drift = DriftFigures()
+        self.feed = OutlierFigures(registry)
         registry.register(self.drift)
         registry.register(self._jobs)
         registry.register(self._scores)
@@ -165,12 +169,15 @@ class Metrics:
         self._tallies: dict[tuple[str, int], Tally] = {}
         self._lock = threading.Lock()
 
-    def watch(self, queue: int, ready: Callable[[], bool], loaded: Callable[[], int], refused: Callable[[], int]) -> None:
+    def watch(
+        self, queue: int, ready: Callable[[], bool], loaded: Callable[[], int], refused: Callable[[], int], size: Callable[[], int]
+    ) -> None:
         """What is asked for at each scrape, and how many requests may wait."""
         self._queue.set(queue)
         self._ready.set_function(ready)
         self._versions.labels("loaded").set_function(loaded)
         self._versions.labels("refused").set_function(refused)
+        self._loaded_bytes.set_function(size)
 
     def request(self, route: str, code: int, seconds: float) -> None:
         self._requests_of(route, code).inc()

@@ -11,8 +11,8 @@ import numpy as np
 from service import errors
 from service.archive import pack
 from service.engine import Fitted
-from service.feedback import Feedback, Mark
 from service.features import Batch, Features
+from service.feedback import Feedback, Mark
 from service.golden import Golden
 from service.judges import JUDGES
 from service.manifest import UpdateRecord
@@ -47,7 +47,9 @@ def recalibrated(old: Fitted, rows: Sequence[Features]) -> tuple[Fitted, int]:
     ``old`` has its reserve. Raises InvalidInput where it cannot be calibrated again, or where there is nothing new.
     """
     if old.reserve is None:
-        raise errors.InvalidInput("this version keeps none of the rows that were held out, without which it cannot be calibrated: fit again")
+        raise errors.InvalidInput(
+            "this version keeps none of the rows that were held out, without which it cannot be calibrated: fit again"
+        )
     if old.recipe.trim:
         raise errors.InvalidInput("this version leaves its highest calibration scores out, among which false alarms are: fit again")
     added = np.array(rows, dtype=old.reserve.rows.dtype).reshape(len(rows), old.width)
@@ -56,9 +58,7 @@ def recalibrated(old: Fitted, rows: Sequence[Features]) -> tuple[Fitted, int]:
     added, digests = added[first[new]], digests[new]
     if not len(added):
         raise errors.InvalidInput("no false alarm has a row that this version is not calibrated by already")
-    reserve = replace(
-        old.reserve, rows=np.concatenate([old.reserve.rows, added]), digests=np.concatenate([old.reserve.digests, digests])
-    )
+    reserve = replace(old.reserve, rows=np.concatenate([old.reserve.rows, added]), digests=np.concatenate([old.reserve.digests, digests]))
     recipe = old.recipe
     judge = JUDGES[recipe.method].calibrated(old.judge.detectors, reserve.rows, recipe.trim)
     golden = Golden.scored(judge, reserve.rows, old.golden.inputs, old.extractor)
@@ -66,7 +66,9 @@ def recalibrated(old: Fitted, rows: Sequence[Features]) -> tuple[Fitted, int]:
     return replace(old, judge=judge, golden=golden, reserve=kept, sketch=Sketch.of(reserve.rows, recipe.seed)), len(added)
 
 
-def recalibrate(store: Store, settings: Settings, name: str, start: Reference, feedback: Feedback, alias: str | None = None) -> dict[str, Any]:
+def recalibrate(
+    store: Store, settings: Settings, name: str, start: Reference, feedback: Feedback, alias: str | None = None
+) -> dict[str, Any]:
     """Publish the version that ``recalibrated`` makes of the one that ``start`` means by its false alarms; what came of it, as JSON.
 
     ``alias`` moves if it is then where it was. Raises InvalidInput where no false alarm can be used, and AliasMoved.
@@ -83,9 +85,8 @@ def recalibrate(store: Store, settings: Settings, name: str, start: Reference, f
             "FARFIELD_OUTLIER_INPUTS keeps them"
         )
     fitted, added = recalibrated(old, usable.rows)
-    manifest, blobs = pack(
-        fitted, name, store.manifest(name, parent).source, parent=parent, update=UpdateRecord(added_calibration=added, false_alarms=added)
-    )
+    record = UpdateRecord.model_validate({"added_calibration": added, "false_alarms": added})
+    manifest, blobs = pack(fitted, name, store.manifest(name, parent).source, parent=parent, update=record)
     number = store.publish(name, manifest, blobs)
     result = {"detector": name, "version": number, "parent": parent, "false_alarms": added, "n_calibration": fitted.n_calibration, **left}
     if alias:

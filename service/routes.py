@@ -12,12 +12,14 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from service.callers import Caller
 from service.drift import Drift
 from service.engine import Verdicts
+from service.feedback import Feedback
 from service.gate import Gate
 from service.job_watch import JobWatch
 from service.jobs import Jobs
 from service.manifest import Manifest
 from service.metrics import Metrics
 from service.names import ALIAS_PATTERN, NAME_PATTERN, checked_alias
+from service.outliers import Feed
 from service.schemas import (
     AliasHistory,
     AliasRequest,
@@ -32,6 +34,8 @@ from service.schemas import (
     VersionSummary,
 )
 from service.settings import Settings
+from service.shadow import Shadows
+from service.sightings import Asked, Sightings
 from service.store import Store
 from service.versions import Loaded, Routing, Versions, routes
 
@@ -52,6 +56,10 @@ class Service:
     lookups: Gate  # for versions that are not in memory: a store that hangs must not take the threads of scoring
     uploads: Gate  # for parts of uploads
     drift: Drift
+    feed: Feed
+    sightings: Sightings
+    feedback: Feedback
+    shadows: Shadows
 
     async def judge(
         self,
@@ -59,11 +67,13 @@ class Service:
         judge: Callable[..., tuple[T, Verdicts]],
         *arguments: Any,
         caller: Caller | None = None,
+        asked: Asked | None = None,
         at_once: Callable[..., bool] = lambda *arguments: False,
     ) -> T:
         """The answer that ``judge`` gives from the version, ``arguments`` and the settings; counted, and so is a refusal.
 
         It runs in a thread, unless ``at_once`` says of the same arguments that they are too little to be worth the way there.
+        ``asked`` is what is known of the request beside its verdicts, once it is judged.
         """
         arrived = time.perf_counter()
 
@@ -87,6 +97,8 @@ class Service:
             raise
         self.metrics.scored(loaded.name, loaded.number, verdicts)
         self.drift.observe(loaded, verdicts)
+        self.sightings.observe(loaded, verdicts, asked)
+        self.shadows.observe(loaded, verdicts, asked)
         self.metrics.stages(verdicts.seconds)
         return answer
 

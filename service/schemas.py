@@ -31,6 +31,7 @@ class Options(Schema):
 
 class ScoreRequest(Options):
     rows: list[list[float]] = Field(description="Rows of features, all of the detector's width.")
+    keys: list[str | int] | None = Field(None, description="What the rows are called in the feed of outliers, in feedback and in webhooks.")
 
 
 class Share(Schema):

@@ -121,5 +121,5 @@ async def _score(parts: Service, name: str, reference: Reference, request: Reque
     if loaded is None:
         loaded = await parts.lookups.run(parts.versions.get, name, reference)
     task = await received(request, parts.settings, options, form, caller)
-    scored = await parts.judge(loaded, judge, task, caller=caller, at_once=at_once)
+    scored = await parts.judge(loaded, judge, task, caller=caller, asked=task, at_once=at_once)
     return Response(scored.body, headers={"Server-Timing": scored.timing()}, media_type=scored.media)

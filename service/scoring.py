@@ -17,6 +17,7 @@ from service.codecs import Body
 from service.compression import decompressed
 from service.encoders import FORMS, Answer
 from service.features import Batch, timed
+from service.names import row_keys
 from service.problems import explained
 from service.schemas import Options
 from service.settings import Settings
@@ -27,6 +28,7 @@ STAGES = ("decode", "queue", "extract", "score", "encode")
 # python -m benchmarks.serving_path measures.
 INLINE_BYTES = 65_536  # of a body, to be decoded
 INLINE_PRODUCTS = 4_000_000  # rows times numbers in the state: rows * d**2 for a covariance
+REQUEST, LONGEST_REQUEST = "x-request-id", 128  # header with the name of a request, by which its rows are known; characters of it
 
 READ = {
     "": "json",
@@ -47,7 +49,9 @@ class Task:
     options: Options
     answer: str  # a media type of FORMS
     caller: Caller
+    request: str = ""  # its own name
     batch: Batch | None = None
+    keys: list[str] | None = None  # of the rows, where they are named
     seconds: dict[str, float] = field(default_factory=dict)
 
     def decode(self, loaded: Loaded, settings: Settings) -> Batch:
@@ -75,6 +79,8 @@ class Task:
         if len(body) > settings.max_json_bytes:
             raise errors.TooLarge(f"a JSON body of {len(body)} bytes; the limit is {settings.max_json_bytes}: send .npy instead")
         batch, others = codecs.batch_of_json(body, settings)
+        if (keys := others.pop("keys", None)) is not None:
+            self.keys = row_keys(keys, len(batch))
         if others:
             try:
                 self.options = Options.model_validate(self.options.model_dump() | others)
@@ -120,7 +126,8 @@ async def received(request: Request, settings: Settings, options: Options, answe
         raise errors.UnsupportedMedia(
             f"images in {encoding[:40]!r} encoding are not read: they are compressed already, send them as they are"
         )
-    return Task(form, body, encoding, options, answer, caller)
+    name = request.headers.get(REQUEST, "")
+    return Task(form, body, encoding, options, answer, caller, name if name.isprintable() and len(name) <= LONGEST_REQUEST else "")
 
 
 async def _body(request: Request) -> Body:

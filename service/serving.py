@@ -7,19 +7,25 @@ import ipaddress
 import logging
 import signal
 import socket
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Self
 
 import uvicorn
 
+from service import attachment
 from service.app import create_app
 from service.errors import StartupError
-from service.own_worker import OwnWorker
+from service.metrics import Metrics
+from service.own_worker import own_worker
 from service.patience import HeadDeadline
 from service.protocol.models import Models
+from service.scrapes import Whole
 from service.settings import Settings
 from service.store import Store
+from service.workers import workers
 
 if TYPE_CHECKING:
     import grpc
@@ -28,37 +34,72 @@ log = logging.getLogger(__name__)
 
 PORTS_TRIED = 20
 GRACE_SECONDS = 20  # that requests have to end after a signal to stop
+LAST_SECONDS = 5  # and then what is left of a worker: to tell the store what it has not been told yet
+TICK_SECONDS = 0.1  # between looks for a signal
 
 
 def serve(settings: Settings, *, started: Callable[[str], None] = lambda url: None, strict_port: bool = True) -> None:
     """Serve until a signal says to stop. ``started`` is told the address as soon as connections are taken.
+
+    With several workers this process serves nothing: it keeps them, and the store's embedded server, running.
 
     Raises StartupError for an address that is taken (unless ``strict_port`` is false, when the next
     free one serves), or that other machines reach without ``settings.allow_open``.
     """
     refuse_open_address(settings)
     listener = listen(settings.host, settings.port, strict=strict_port)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    _configure_log()
     with _Stop() as stop:
         with listener, Store.open(settings.store, timeout=settings.store_timeout) as store:
-            app = create_app(settings, store)
-            config = uvicorn.Config(
-                app,
-                http=HeadDeadline,
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                timeout_keep_alive=settings.client_seconds,
-                timeout_graceful_shutdown=GRACE_SECONDS,
-            )
-            server = stop.server = _Server(config, settings, app.state.models)
-            app.state.service.watch.stopping = lambda: server.should_exit
-            if stop.number is None:
-                with OwnWorker(settings) if settings.worker else nullcontext():
+            own = own_worker(settings) if settings.worker and stop.number is None else nullcontext()
+            if settings.workers == 1:
+                server = stop.server = _server(settings, store)
+                with own:
                     started(address(listener))
-                    server.run(sockets=[listener])
+                    if stop.number is None:
+                        server.run(sockets=[listener])
+            else:
+                with own, workers(settings, listener, GRACE_SECONDS + LAST_SECONDS):
+                    started(address(listener))
+                    while stop.number is None:
+                        time.sleep(TICK_SECONDS)
         if stop.number is not None:
             raise SystemExit(128 + stop.number)
+
+
+def main() -> None:
+    """One of the processes that ``service.workers`` starts: it serves until its starter lets go of it, or a signal says to stop."""
+    order = attachment.order()
+    _configure_log()
+    settings = Settings(**order["settings"])
+    with _Stop() as stop, socket.socket(fileno=order["listener"]) as listener:
+        attachment.watch(stop.end)
+        with Store.open(settings.store, timeout=settings.store_timeout) as store:
+            server = stop.server = _server(settings, store)
+            metrics = server.metrics
+            metrics.shown = Whole(metrics.registry, Connection(order["answers"]), Connection(order["scrapes"]))
+            if not stop.ended:
+                server.run(sockets=[listener])
+
+
+def _configure_log() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+
+def _server(settings: Settings, store: Store) -> _Server:
+    app = create_app(settings, store)
+    config = uvicorn.Config(
+        app,
+        http=HeadDeadline,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=settings.client_seconds,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+    server = _Server(config, settings, app.state.models)
+    app.state.service.watch.stopping = lambda: server.should_exit
+    return server
 
 
 class _Server(uvicorn.Server):
@@ -68,6 +109,10 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._settings, self._models = settings, models
         self._grpc: grpc.aio.Server | None = None
+
+    @property
+    def metrics(self) -> Metrics:
+        return self._models.parts.metrics
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         if self._settings.grpc_port is not None:
@@ -90,10 +135,15 @@ class _Stop:
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self.ended = False
         self.server: uvicorn.Server | None = None
 
     def __call__(self, number: int, _frame: object) -> None:
         self.number = number
+        self.end()
+
+    def end(self) -> None:
+        self.ended = True
         if self.server:
             self.server.should_exit = True
 
@@ -140,3 +190,7 @@ def refuse_open_address(settings: Settings) -> None:
 def address(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+if __name__ == "__main__":
+    main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal, Self
 
@@ -14,6 +15,8 @@ from pydantic_settings import (
 )
 
 from service.targets import check_targets
+
+from service.names import NAME_PATTERN
 
 MIB = 2**20
 
@@ -31,8 +34,9 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes any free one.")
     grpc_port: int | None = Field(None, ge=0, le=65535, description="Port to listen on for gRPC; 0 takes any free one, none: no gRPC.")
+    workers: int = Field(1, gt=0, description="Processes that serve; each has its own threads, queue and versions in memory.")
     allow_open: bool = Field(False, description="Whether to listen, without authentication, on an address that other machines reach.")
-    threads: int = Field(0, ge=0, description="Requests scored at the same time; 0 takes the number of cores.")
+    threads: int = Field(0, ge=0, description="Requests that a process scores at the same time; 0 takes the cores divided by the workers.")
     detector_threads: int = Field(0, ge=0, description="Of them, for one detector at most; 0 lets it have all that no other waits for.")
     queue: int = Field(64, ge=0, description="Requests that may wait for a thread; more are answered 503.")
     client_seconds: int = Field(
@@ -41,7 +45,9 @@ class Settings(BaseSettings):
     refresh_seconds: float = Field(
         0.25, gt=0, description="How often moved aliases are looked up; a promote is served within this time everywhere."
     )
-    max_loaded_versions: int = Field(64, gt=0, description="Versions held in memory; the least recently used go first.")
+    max_loaded_versions: int = Field(64, gt=0, description="Versions that a process holds in memory; the least recently used go first.")
+    max_loaded_bytes: int = Field(2048 * MIB, gt=0, description="Bytes of the versions that a process holds in memory, as stored.")
+    pinned: list[str] = Field([], description="Detectors loaded before the service is ready, and never dropped, as a JSON list.")
     max_body_bytes: int = Field(256 * MIB, gt=0, description="Largest request body.")
     max_json_bytes: int = Field(32 * MIB, gt=0, description="Largest JSON body; parsing it takes many times its size. Use .npy beyond.")
     max_held_bytes: int = Field(1024 * MIB, gt=0, description="Bytes of all request bodies held at the same time; more are answered 503.")
@@ -97,6 +103,14 @@ class Settings(BaseSettings):
         if self.require_device and self.device == "auto":
             raise ValueError("require_device needs a device to require: set FARFIELD_DEVICE to cuda or cpu")
         return self
+
+    @field_validator("pinned")
+    @classmethod
+    def _pinned_are_names(cls, pinned: list[str]) -> list[str]:
+        for name in pinned:
+            if not re.fullmatch(NAME_PATTERN, name):
+                raise ValueError(f"{name!r} cannot name a detector")
+        return pinned
 
     @field_validator("data_roots")
     @classmethod

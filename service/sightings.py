@@ -12,13 +12,14 @@ import time
 import uuid
 from collections import deque
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.preprocessing import DEFAULT_MAX_PIXELS, ImageError, decode
+from models import ImageError
+from models.preprocessing import DEFAULT_MAX_PIXELS, decode
 from service.engine import Verdicts
 from service.errors import InvalidInput
 from service.features import Batch, EncodedImage, Features

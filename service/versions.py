@@ -10,15 +10,16 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from service import errors
-from service.archive import ArchiveError, pack, unpack
+from service.archive import ArchiveError, unpack
+from service.cache import Cache
 from service.engine import Fitted
-from service.manifest import Manifest, Source
+from service.manifest import Manifest
 from service.metrics import Metrics
+from service.publication import promote, rollback
 from service.settings import Settings
 from service.store import Store
 
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 LATEST, DEFAULT_ALIAS = "latest", "champion"
 NOT_ASKED = "not asked yet"
 REFUSED_SECONDS = 30.0  # after which a refused version is tried again
+MET_AT_ONCE = 8  # detectors nobody has asked for yet that are loaded at each look, between which moved aliases are followed
 
 Reference = str | int | None  # alias, version number, or the default
 
@@ -39,6 +41,11 @@ class Loaded:
     number: int
     manifest: Manifest
     fitted: Fitted
+
+    @property
+    def bytes(self) -> int:
+        """What it is counted as in memory: its blobs, of which the most is its network and its state."""
+        return sum(blob.size for blob in self.manifest.blobs.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +86,7 @@ class Versions:
         self._settings = settings
         self._metrics = metrics
         self._serving: dict[tuple[str, Reference], int] = {}  # what each reference in use was last answered by
-        self._loaded: OrderedDict[tuple[str, int], Loaded] = OrderedDict()
+        self._loaded: Cache[tuple[str, int], Loaded] = Cache(settings.max_loaded_versions, settings.max_loaded_bytes)
         self._refused: dict[tuple[str, int], Refusal] = {}
         self._lock = threading.RLock()  # guards the fields above; never held while the store is asked
         self._loading = threading.Lock()  # one load at a time
@@ -92,10 +99,7 @@ class Versions:
         """The version that ``reference`` means, if it can be answered from memory. Never waits for the store."""
         with self._lock:
             number = self._serving.get((name, reference))
-            loaded = self._loaded.get((name, number)) if number is not None else None
-            if loaded is not None:
-                self._loaded.move_to_end((name, loaded.number))
-            return loaded
+            return self._loaded.get((name, number)) if number is not None else None
 
     def get(self, name: str, reference: Reference) -> Loaded:
         """The version that ``reference`` means, loaded now if need be.
@@ -108,16 +112,33 @@ class Versions:
         loaded = self._load(name, number)
         with self._lock:
             self._serving[name, reference] = number
+            self._evict()
         return loaded
 
     def start(self) -> None:
-        """Load the default version of every detector that fits. A refused one does not keep the others from serving."""
-        for name in sorted(self._store.known())[: self._settings.max_loaded_versions]:
-            self._meet(name)
+        """Load the default versions of what is pinned, or of the first few detectors: ``refresh`` loads the others by and by.
+
+        A refused one does not keep the others from serving.
+        """
+        known = self._store.known()
+        if missing := set(self._settings.pinned) - known:
+            log.warning("pinned, but not in the store yet: %s", ", ".join(sorted(missing)))
+        self._meet_some(known & set(self._settings.pinned) or known)
         self.ready = True
 
-    def _meet(self, name: str) -> None:
-        """Load the default version of a detector not seen before, if it has one that is whole."""
+    def _meet_some(self, names: set[str]) -> None:
+        """Load some detectors not seen before while there is room, and all of them that are pinned."""
+        pinned = names & set(self._settings.pinned)
+        for name in sorted(pinned):
+            self._meet(name)
+        met = 0
+        for name in sorted(names - pinned):
+            if met == MET_AT_ONCE or not self._loaded.has_room():
+                break
+            met += self._meet(name)
+
+    def _meet(self, name: str) -> bool:
+        """Load the default version of a detector not seen before, if it is whole; return whether it has one."""
         self._met.add(name)
         try:
             self.get(name, None)
@@ -125,6 +146,7 @@ class Versions:
             log.error("%s", error)  # noqa: TRY400  # the sentence says it all
         except errors.NotFound:
             self._met.discard(name)  # its first version is still being published
+        return name in self._met
 
     def promote(self, name: str, alias: str, number: int, *, expected: int | None = None) -> int | None:
         """As ``promote``; the version that was loaded for the check serves at once."""
@@ -145,15 +167,16 @@ class Versions:
         """
         with self._refreshing:
             new = self._store.known() - self._met if only is None else set()
-            for name in sorted(new)[: self._settings.max_loaded_versions - len(self._loaded)]:
-                self._meet(name)
+            self._meet_some(new)
             with self._lock:
                 keys = self._serving.keys() | {(name, None) for name, _ in self._refused}
                 in_use = [key for key in keys if only in {None, key[0]}]
             routings = self._routes({name for name, _ in in_use})
             for name, reference in in_use:
                 self._swap(name, reference, routings[name])
-            self._forget_deleted(routings)
+            with self._lock:
+                self._forget_deleted(routings)
+                self._evict()
 
     def refused(self) -> list[dict[str, str | int]]:
         """Versions that were asked for and refused, with the reason."""
@@ -162,12 +185,15 @@ class Versions:
 
     def loaded(self) -> list[Loaded]:
         with self._lock:
-            return list(self._loaded.values())
+            return self._loaded.values()
+
+    def loaded_bytes(self) -> int:
+        return self._loaded.bytes
 
     def unload(self, name: str) -> None:
         """Drop what is loaded of ``name``; no refresh that runs at the same time brings it back."""
         with self._refreshing, self._lock:
-            for number in [key[1] for key in self._loaded if key[0] == name]:
+            for number in [key[1] for key in self._loaded.keys() if key[0] == name]:
                 self._unload(name, number)
 
     def _swap(self, name: str, reference: Reference, routing: Routing) -> None:
@@ -185,6 +211,7 @@ class Versions:
         else:
             with self._lock:
                 self._serving[name, reference] = number
+                self._evict()
 
     def _routes(self, names: Iterable[str]) -> dict[str, Routing]:
         routings = routes(self._store, names)
@@ -221,24 +248,26 @@ class Versions:
             self._refused.pop(key, None)
             if key not in self._loaded:
                 self._metrics.version_loaded(name, number, loaded.manifest, loaded.fitted)
-            self._loaded[key] = loaded
-            self._evict()
+            self._loaded.put(key, loaded, loaded.bytes)
         return loaded
 
     def _evict(self) -> None:
-        """Drop the versions used least recently, down to the limit."""
-        while len(self._loaded) > self._settings.max_loaded_versions:
-            self._unload(*next(iter(self._loaded)))
+        """Drop the versions used least recently, down to the bounds, but none that a pinned name means.
+
+        Called when references have been pointed at what was loaded for them: what serves until then is not dropped for it.
+        """
+        pinned = {(name, self._serving.get((name, None))) for name in self._settings.pinned}
+        for key in self._loaded.surplus(pinned):
+            self._unload(*key)
 
     def _forget_deleted(self, routings: dict[str, Routing]) -> None:
         """Drop loaded and refused versions that the store has no longer."""
-        with self._lock:
-            for key in [k for k in (*self._refused, *self._loaded) if k[0] in routings and k[1] not in routings[k[0]].numbers]:
-                self._refused.pop(key, None)
-                self._unload(*key)
+        for key in [k for k in (*self._refused, *self._loaded.keys()) if k[0] in routings and k[1] not in routings[k[0]].numbers]:
+            self._refused.pop(key, None)
+            self._unload(*key)
 
     def _unload(self, name: str, number: int) -> None:
-        if self._loaded.pop((name, number), None) is None:
+        if self._loaded.pop((name, number)) is None:
             return
         for key in [key for key, served in self._serving.items() if key[0] == name and served == number]:
             del self._serving[key]
@@ -248,39 +277,6 @@ class Versions:
 def routes(store: Store, names: Iterable[str]) -> dict[str, Routing]:
     """What the references of each of ``names`` mean now, asked in one round trip."""
     return {name: Routing(*found) for name, found in store.routings(names).items()}
-
-
-def publish(store: Store, name: str, fitted: Fitted, source: Source, alias: str | None) -> int:
-    """Publish a fitted detector, point ``alias`` at it if given, and return its number."""
-    manifest, blobs = pack(fitted, name, source)
-    number = store.publish(name, manifest, blobs)
-    if alias:
-        store.move_alias(name, alias, number)
-    return number
-
-
-def promote(
-    store: Store, name: str, alias: str, number: int, check: Callable[[str, int], object], *, expected: int | None = None
-) -> int | None:
-    """Point ``alias`` at version ``number`` after ``check`` of name and number, which loads it; return where the alias was.
-
-    Raises UnknownDetector, UnknownVersion, VersionRefused, or AliasMoved if the alias is not at ``expected``.
-    """
-    check(name, number)
-    return store.move_alias(name, alias, number, expected=expected)
-
-
-def rollback(store: Store, name: str, alias: str, check: Callable[[str, int], object]) -> tuple[int, int]:
-    """Point ``alias`` back at where it was before its last move, after ``check`` of that version; return both versions.
-
-    Raises UnknownAlias, NothingToRollBack or VersionRefused.
-    """
-    numbers, current = store.numbers(name), store.aliases(name).get(alias)
-    for entry in store.history(name, alias):
-        if entry["version"] != current and entry["version"] in numbers:
-            check(name, entry["version"])
-            break
-    return store.rollback(name, alias)
 
 
 def load(store: Store, settings: Settings, name: str, number: int) -> Loaded:

@@ -23,6 +23,7 @@ from service.attempt import STATM, Attempt, Ending
 from service.jobs import Job, Jobs, Order, Progress
 from service.settings import Settings
 from service.store import Store
+from service.webhooks import Webhooks
 
 log = logging.getLogger(__name__)
 
@@ -156,7 +157,8 @@ def run(settings: Settings, *, attached: bool = False) -> None:
             signal.signal(number, lambda *_: worker.stop())
         if attached:
             attachment.watch(worker.stop)
-        worker.run()
+        with Webhooks(settings, store):
+            worker.run()
 
 
 def _now() -> str:

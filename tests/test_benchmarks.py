@@ -18,8 +18,9 @@ from benchmarks import datasets
 from benchmarks.contestants import Contestant, contestants, measure
 from benchmarks.datasets import DataSet
 from benchmarks.detectors import latest, results, tasks
+from benchmarks.pages import written
 from benchmarks.protocols import DRAWN_SHARE, PROTOCOLS, Trial
-from benchmarks.tables import BEGIN, END, by_set, per_set, summary, troubles, written
+from benchmarks.tables import by_set, per_set, summary, troubles
 from detectors import Gaussian
 from service import evaluation
 from service.features import Batch
@@ -221,9 +222,9 @@ def test_messages_that_differ_in_numbers_are_one():
 
 def test_tables_replace_what_stands_between_the_markers():
     """And nothing else, however often; a page without them is refused."""
-    page = f"before\n{BEGIN}\nold\n{END}\nafter\n"
-    once = written(page, "new")
-    assert once == f"before\n{BEGIN}\n\nnew\n\n{END}\nafter\n"
-    assert written(once, "new") == once
+    page = "before\n<!-- a: b begins -->\nold\n<!-- a: b ends -->\nafter\n"
+    once = written(page, "a: b", "new")
+    assert once == "before\n<!-- a: b begins -->\n\nnew\n\n<!-- a: b ends -->\nafter\n"
+    assert written(once, "a: b", "new") == once
     with pytest.raises(ValueError, match="must hold the lines"):
-        written("no markers", "new")
+        written("no markers", "a: b", "new")

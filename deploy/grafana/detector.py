@@ -127,7 +127,7 @@ def detector() -> model.Dashboard:
                 ),
                 lines(
                     "Distance of recent rows",
-                    "Sliced Wasserstein distance of the last rows to the calibration rows, by that without drift: about 1, the dashed line, "
+                    "Sliced Wasserstein distance of the last rows to the calibration rows, by that without drift: about 1, dashed, "
                     "while nothing drifts. A scale and no test.",
                     "short",
                     Query(f"max by (version) (farfield_drift_wasserstein_ratio{{{OF}}})", "version {{version}}"),
@@ -138,7 +138,7 @@ def detector() -> model.Dashboard:
             "Outliers and scores": [
                 rows(
                     "Outlier feed",
-                    "Rows called outliers in the time that is shown, by version and replica, and their share, by the alpha of each request.",
+                    "Rows called outliers in the time that is shown, and their share, by the alpha of each request.",
                     {
                         "outliers": (FLAGGED, "short", ()),
                         "rows": (SCORED, "short", ()),

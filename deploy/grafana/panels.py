@@ -16,6 +16,7 @@ from grafana_foundation_sdk.models import common as shape
 from grafana_foundation_sdk.models import dashboard as model
 from grafana_foundation_sdk.models.heatmap import HeatmapColorMode
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
+from grafana_foundation_sdk.models.table import Options as TableOptions
 
 P = TypeVar("P", timeseries.Panel, stat.Panel)
 Panel = timeseries.Panel | stat.Panel | heatmap.Panel | table.Panel
@@ -31,6 +32,10 @@ MATCHERS = {
 }
 LABELS = {"replica": "instance"}  # of Prometheus, where they have another name than the variable
 ALARM = 6.908  # log(1000), where the drift alarm is raised
+TO_DETECTOR = {
+    "title": "this detector",
+    "url": "/d/farfield-detector?var-detector=${__value.raw}&${job:queryparam}&${datasource:queryparam}",
+}
 WHOLE = 24  # columns of a dashboard
 
 
@@ -128,6 +133,7 @@ def rows(
     ``columns`` are query, unit and steps by the name of the column, of which ``first`` says by which rows are sorted.
     """
     panel = table.Panel().show_header(True).cell_height(shape.TableCellHeight.SM)
+    panel.align(shape.FieldTextAlignment.AUTO).cell_options(shape.TableAutoCellOptions()).inspect(False)
     panel.sort_by([common.TableSortByFieldState().display_name(first).desc(True)])
     hidden, named = {"Time": True}, {}
     for place, (name, (query, unit, steps)) in enumerate(columns.items()):
@@ -139,6 +145,7 @@ def rows(
         if steps:
             properties.append(("custom.cellOptions", {"type": "color-background", "mode": "basic"}))
         panel.override_by_name(name, [model.DynamicConfigValue(id_val=key, value=content) for key, content in properties])
+    panel.override_by_name("detector", [model.DynamicConfigValue(id_val="links", value=[TO_DETECTOR])])
     order = {key: place for place, key in enumerate([*keys, *named])}
     panel.with_transformation(model.DataTransformerConfig(id_val="merge", options={}))
     panel.with_transformation(
@@ -171,7 +178,17 @@ def board(uid: str, title: str, description: str, variables: dict[str, tuple[str
         built.with_row(dashboard.Row(part))
         for panel in panels:
             built.with_panel(panel)
-    return built.build()
+    return _without_defaults(built.build())
+
+
+def _without_defaults(built: model.Dashboard) -> model.Dashboard:
+    """What the library writes although nobody asked, and Grafana's own schema does not know, left out."""
+    for variable in built.templating.list_val or []:
+        variable.auto = variable.auto_min = variable.auto_count = None
+    for panel in built.panels or []:
+        if isinstance(panel, model.Panel) and isinstance(panel.options, TableOptions):
+            panel.options.footer = None
+    return built
 
 
 def _described(panel: P, title: str, description: str, unit: str, steps: Steps, width: int, queries: Sequence[Query], height: int = 8) -> P:

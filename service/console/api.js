@@ -1,5 +1,7 @@
 // What the console asks the service for.
 
+const PATIENCE = 10; // seconds for what the page looks up by itself; what a user waits for takes its time
+
 /** A refusal of the service, or of the network; its message is a sentence for the user. */
 export class Problem extends Error {}
 
@@ -9,7 +11,8 @@ export const problems = (handle) => (error) => {
   return handle(error.message);
 };
 
-async function fetched(path, options) {
+/** The answer of `path`; without options it has to come soon. */
+export async function fetched(path, options = { signal: AbortSignal.timeout(PATIENCE * 1000) }) {
   try {
     return await fetch(path, options);
   } catch {
@@ -30,29 +33,3 @@ export const askWithJson = (path, method, body) =>
 
 /** State of the service, which comes with status 503 while it is not ready. */
 export const readiness = async () => (await fetched("/readyz")).json();
-
-const LINE = /^(\w+)\{(.*)\} (\S+)/;
-const LABEL = /(\w+)="((?:[^"\\]|\\.)*)"/g;
-
-export const versionKey = (detector, version) => `${detector} ${version}`;
-
-/** What the service has counted so far, by version: `{rows, outliers, buckets: [{edge, rows}]}`. */
-export async function counts() {
-  const text = await (await fetched("/metrics")).text();
-  const versions = new Map();
-  for (const line of text.split("\n")) {
-    const [, name, labelText, value] = LINE.exec(line) ?? [];
-    if (name) count(versions, name, Object.fromEntries([...labelText.matchAll(LABEL)].map(([, key, at]) => [key, at])), Number(value));
-  }
-  return versions;
-}
-
-function count(versions, name, { detector, version, le }, value) {
-  const key = versionKey(detector, version);
-  const found = versions.get(key) ?? { rows: 0, outliers: 0, buckets: [] };
-  if (name === "farfield_rows_scored_total") found.rows = value;
-  else if (name === "farfield_outliers_total") found.outliers = value;
-  else if (name === "farfield_p_value_bucket" && le !== "+Inf") found.buckets.push({ edge: Number(le), rows: value });
-  else return;
-  versions.set(key, found);
-}

@@ -1,6 +1,6 @@
-// The two kinds of chart, drawn as SVG in the size that the page gives them.
+// The two kinds of chart, drawn as SVG in the size that the page gives them, each with its content in words.
 
-import { brief, percent, svg } from "./dom.js";
+import { brief, svg, whole } from "./dom.js";
 
 const LOWEST_TOP = 2; // of the histogram's axis, so that bars at 1 stand at half height
 const HIGHEST_TOP = 4; // bars above are cut off and say their value
@@ -39,12 +39,13 @@ export function drawHistogram(chart, bars, alpha) {
   const x = (index) => MARGIN.left + index * step;
   const edge = (value) => fitting(step < 5 * LETTER ? String(value).slice(1) : String(value), step);
   const ticks = [0, 1, 2, 3, 4].filter((tick) => tick <= top);
+  chart.setAttribute("aria-label", `Histogram of the p-values of ${whole(bars.reduce((sum, bar) => sum + bar.rows, 0))} rows, also below as a table`);
   chart.replaceChildren(
     ...ticks.map((tick) => line(MARGIN.left, y(tick), width - MARGIN.right, y(tick), "grid")),
     ...ticks.map((tick) => text(MARGIN.left - 8, y(tick) + 4, `${tick}×`, "end")),
     ...bars.map((bar, index) => column(bar, x(index) + 1.5, y(bar.ratio), step - 3, bottom, bar.high <= alpha)),
     ...bars.filter((bar) => bar.ratio > top).map((bar) => text(x(bars.indexOf(bar)) + step / 2, MARGIN.top - 5, `${brief(bar.ratio)}×`)),
-    line(MARGIN.left, y(1), width - MARGIN.right, y(1), "uniform"),
+    line(MARGIN.left, y(1), width - MARGIN.right, y(1), "limit"),
     ...bars.slice(1).map((bar, index) => text(x(index + 1), height - 5, edge(bar.low))),
     text(MARGIN.left, height - 5, "0"),
     text(width - MARGIN.right, height - 5, "1", "end"),
@@ -60,22 +61,33 @@ function column(bar, x, y, width, bottom, alarming) {
 }
 
 /**
- * A line over the last `span` seconds. Points are `{age, value}`, with the age in seconds and null for no value;
- * `limit` is drawn across.
+ * A line over the last `span` seconds, from `{age, value}` with the age in seconds and null for no value. Its axis begins at 0, or at
+ * the lowest value where `floats`, and has room for `least`; `limit`, a value with its `label`, is drawn across.
  */
-export function drawTrend(chart, points, { span, least, limit = null, format = brief }) {
+export function drawTrend(chart, title, points, { span, least = 0, floats = false, limit = null, format = brief }) {
   const { width, height } = box(chart);
-  const values = points.filter((point) => point.value !== null);
-  const top = Math.max(least, limit ?? 0, ...values.map((point) => point.value)) * 1.1;
-  const y = (value) => height - 4 - (value / top) * (height - 20);
+  const values = points.map(({ value }) => value).filter((value) => value !== null);
+  const lowest = Math.min(floats && values.length ? Infinity : 0, ...values);
+  const highest = Math.max(lowest + least, limit?.value ?? lowest, ...values);
+  const range = (highest - lowest) * 1.1 || 1;
+  const y = (value) => height - 4 - ((value - lowest) / range) * (height - 22);
+  const x = (age) => width * (1 - age / span);
   const path = points.map(({ age, value }, index) => {
     if (value === null) return "";
     const begins = index === 0 || points[index - 1].value === null;
-    return `${begins ? "M" : "L"}${(width * (1 - age / span)).toFixed(1)} ${y(value).toFixed(1)}`;
+    const ends = index === points.length - 1 || points[index + 1].value === null;
+    return `${begins ? "M" : "L"}${x(age).toFixed(1)} ${y(value).toFixed(1)}${begins && ends ? "h0" : ""}`; // a round dot for a lone value
   });
-  chart.replaceChildren(line(0, y(0), width, y(0), "grid"), svg("path", { d: path.join(""), class: "trend" }));
-  if (limit !== null) chart.append(line(0, y(limit), width, y(limit), "uniform"), text(2, y(limit) - 4, `alpha ${percent(limit)}`, "start"));
-  if (values.length) chart.append(text(width - 2, 10, format(values.at(-1).value), "end"));
+  chart.setAttribute("aria-label", `${title} over the last ${span / 60} minutes: ${inWords(values, format)}`);
+  chart.replaceChildren(line(0, y(lowest), width, y(lowest), "grid"), svg("path", { d: path.join(""), class: "trend" }));
+  if (limit) chart.append(line(0, y(limit.value), width, y(limit.value), "limit"), text(2, y(limit.value) - 4, limit.label, "start"));
+  if (values.length) chart.append(text(width - 2, 10, format(values.at(-1)), "end"));
+  if (floats && values.length) chart.append(text(2, height - 8, format(lowest), "start"));
+}
+
+function inWords(values, format) {
+  if (!values.length) return "nothing yet";
+  return `now ${format(values.at(-1))}, between ${format(Math.min(...values))} and ${format(Math.max(...values))}`;
 }
 
 function box(chart) {

@@ -1,44 +1,64 @@
 // The page: which detector is shown, and what of the service is looked up when.
 
-import { ask, askWithJson, counts, problems, readiness, versionKey } from "./api.js";
-import { drawHistogram, drawTrend, ratios } from "./charts.js";
-import { brief, byId, date, html, percent, size, whole } from "./dom.js";
+import { ask, problems, readiness } from "./api.js";
+import { Memory } from "./counts.js";
+import { Detectors } from "./detectors.js";
+import { byId, clock, html, refill, whole } from "./dom.js";
+import { SHOWN as FEATURES, drawDrift } from "./drift.js";
+import { Jobs } from "./jobs.js";
+import { drawLive } from "./live.js";
+import { SHOWN as OUTLIERS, drawOutliers } from "./outliers.js";
+import { Panel } from "./panel.js";
 import { Trial } from "./trial.js";
+import { Versions, reachedByRollback } from "./versions.js";
 
-const ALIAS = "champion";
-const POLL_SECONDS = 2;
-const POLLS_PER_LISTING = 5;
-const SPAN = 300; // seconds that the trends show
-const SMOOTHED = 30; // seconds that an outlier rate is taken over
+const SPARING = 10; // times as long as a look took it is rested at least, so that a large or slow service is not kept busy by looking
+const REFUSALS = 5; // shown at most
 
+const state = { detectors: [], versions: [], detector: null, previous: null, health: null, trouble: "", turn: 0, answered: Date.now() };
+const memory = new Memory();
+const detectors = new Detectors();
+const versions = new Versions(list);
+const drift = new Panel("drift", drawDrift);
+const outliers = new Panel("outliers", drawOutliers);
+const jobs = new Jobs(list);
 const trial = new Trial();
-const memory = new Map(); // by version, what was counted at each poll of the last SPAN seconds
-const state = { detectors: [], versions: [], detector: null, previous: null, health: null, trouble: "", turn: 0 };
 
 const path = (name) => `/v1/detectors/${name}`;
-const aliasPath = (name) => `${path(name)}/aliases/${ALIAS}`;
-const wanted = () => (location.hash.startsWith("#/") ? location.hash.slice(2) : state.detector?.name);
+const wanted = () => (location.hash.startsWith("#/") ? decoded(location.hash.slice(2)) : state.detector?.name);
 const serving = () => state.versions.find(({ version }) => version === state.detector?.default_version);
 
-function poll(polls = 0) {
-  const listing = polls % POLLS_PER_LISTING === 0;
-  const looks = document.hidden ? [] : [lookAtHealth(), lookAtCounts(), listing && list()];
-  Promise.all(looks).finally(() => setTimeout(poll, POLL_SECONDS * 1000, polls + 1));
+/** The text that an address escapes; as it stands where it is not escaped rightly. */
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
+
+/** Look again and again, `seconds` after the look before; not while nobody sees the page. */
+async function keep(seconds, look) {
+  for (;;) {
+    const began = performance.now();
+    if (!document.hidden) await look();
+    const rest = Math.max(seconds * 1000, SPARING * (performance.now() - began));
+    await new Promise((rested) => setTimeout(rested, rest));
+  }
 }
 
 async function lookAtHealth() {
+  const away = state.health === null;
   state.health = await readiness().catch(() => null);
-  if (!unchanged("health", state.health)) showHealth();
+  if (state.health) state.answered = Date.now();
+  showHealth();
+  if (away && state.health && state.trouble) list(); // it is back
 }
 
 async function lookAtCounts() {
-  const found = await counts().catch(() => new Map());
-  const now = Date.now() / 1000;
-  for (const [key, count] of found) {
-    const kept = (memory.get(key) ?? []).filter(({ time, rows }) => now - time < SPAN + SMOOTHED && rows <= count.rows);
-    memory.set(key, [...kept, { ...count, time: now }]);
-  }
+  await memory.look().catch(problems(() => {})); // that the service does not answer is told by its health
   showLive();
+  showList();
 }
 
 async function list() {
@@ -55,14 +75,8 @@ async function listing() {
   const name = wanted() ?? detectors[0]?.name;
   const detector = detectors.find((one) => one.name === name) ?? null;
   const versions = detector ? (await ask(`${path(name)}/versions`)).versions.reverse() : [];
-  const previous = detector && ALIAS in detector.aliases ? await reachedByRollback(detector) : null;
+  const previous = detector && (await reachedByRollback(detector));
   return { detectors, detector, versions, previous, trouble: "" };
-}
-
-/** Version that rolling the alias back would reach, or null. */
-async function reachedByRollback({ name, aliases, versions }) {
-  const { history } = await ask(aliasPath(name));
-  return history.find(({ version }) => version !== aliases[ALIAS] && versions.includes(version))?.version ?? null;
 }
 
 function showHealth() {
@@ -75,140 +89,46 @@ function showHealth() {
 }
 
 function showTroubles() {
-  const refused = (state.health?.refused ?? []).map(
-    ({ detector, version, reason }) => `Version ${version} of ${detector} is refused and does not serve: ${reason}.`,
-  );
-  const texts = [state.trouble, ...refused].filter(Boolean);
-  if (unchanged("troubles", texts)) return;
-  byId("troubles").replaceChildren(...texts.map((text) => html("li", {}, text)));
+  const { health, trouble, answered } = state;
+  const refused = health?.refused ?? [];
+  const texts = health ? [trouble] : [`The service does not answer. What is shown is as it was at ${clock(answered)}.`];
+  for (const { detector, version, reason } of refused.slice(0, REFUSALS)) {
+    texts.push(`Version ${version} of ${detector} is refused and does not serve: ${reason}.`);
+  }
+  if (refused.length > REFUSALS) texts.push(`So are ${whole(refused.length - REFUSALS)} more.`);
+  refill(byId("troubles"), texts.filter(Boolean), (sentences) => sentences.map((text) => html("li", {}, text)));
 }
 
 function showPage() {
   showTroubles();
-  const { detectors, detector, versions, trouble } = state;
-  if (unchanged("page", [detectors, detector, versions, state.previous, trouble])) return;
-  byId("empty").hidden = detectors.length > 0 || trouble !== "";
-  byId("unknown").hidden = detectors.length === 0 || detector !== null;
+  const { detector, trouble } = state;
+  byId("empty").hidden = state.detectors.length > 0 || trouble !== "";
+  byId("unknown").hidden = state.detectors.length === 0 || detector !== null;
   byId("detector").hidden = detector === null;
-  byId("detectors").replaceChildren(...detectors.map(detectorLink));
   document.title = detector ? `${detector.name} · farfield` : "farfield";
-  if (detector) showDetector();
-}
-
-function detectorLink({ name, default_version }) {
-  const current = name === state.detector?.name && "page";
-  const link = html("a", { href: `#/${name}`, "aria-current": current }, name, html("small", {}, `serves version ${default_version}`));
-  return html("li", {}, link);
-}
-
-function showDetector() {
-  const { detector, versions, previous } = state;
-  byId("name").textContent = detector.name;
-  const why = ALIAS in detector.aliases ? `the ${ALIAS}` : `the latest, as no ${ALIAS} is set`;
-  byId("serving").textContent = `Version ${detector.default_version} serves by default: it is ${why}.`;
-  byId("versions").replaceChildren(...versions.map(versionRow));
-  byId("rollback").disabled = previous === null;
-  byId("rollback").title = previous === null ? `${ALIAS} has no earlier version to go back to` : `Back to version ${previous}`;
-  trial.show(detector, versions);
+  showList();
+  drift.about(detector && `${path(detector.name)}/drift?version=${detector.default_version}&features=${FEATURES}`);
+  outliers.about(detector && `${path(detector.name)}/outliers?count=${OUTLIERS}`);
+  if (!detector) return;
+  versions.show(detector, state.versions, state.previous);
+  trial.show(detector, state.versions);
   showLive();
 }
 
-function versionRow(version) {
-  const width = version.levels.reduce((sum, level) => sum + level.width, 0);
-  const aliases = version.aliases.map((alias) => html("span", { class: alias === ALIAS ? "badge champion" : "badge" }, alias));
-  const promote = html("button", { type: "button", onclick: () => promoted(version.version) }, "Promote");
-  const cell = (...content) => html("td", {}, ...content);
-  const number = (text) => html("td", { class: "number" }, text);
-  return html(
-    "tr",
-    { "data-version": version.version },
-    html("th", { scope: "row" }, String(version.version)),
-    cell(...aliases, version.aliases.includes(ALIAS) ? "" : promote),
-    cell(version.type),
-    cell(`${whole(version.n_fit)} rows`, html("small", { title: version.source.name }, version.source.name)),
-    number(`${whole(version.n_calibration)} rows`),
-    number(whole(width)),
-    number(String(version.alpha)),
-    number(size(version.bytes)),
-    cell(html("time", { datetime: version.created }, date(version.created))),
-  );
-}
-
-function promoted(version) {
-  const { name, aliases } = state.detector;
-  const expected = aliases[ALIAS] ?? 0;
-  const from = expected ? `Version ${expected} serves now` : `No ${ALIAS} is set now`;
-  return confirmed(`Promote version ${version}?`, `${from}. Version ${version} of ${name} will be checked, and serve from then on.`, () =>
-    askWithJson(aliasPath(name), "PUT", { version, expected }),
-  );
-}
-
-function rolledBack() {
-  const { name, aliases } = state.detector;
-  const text = `Version ${aliases[ALIAS]} of ${name} serves now. Version ${state.previous} will serve again.`;
-  return confirmed(`Roll back to version ${state.previous}?`, text, () => ask(`${aliasPath(name)}:rollback`, { method: "POST" }));
-}
-
-/** Do what moves the alias once the user agrees, and say how it went. */
-async function confirmed(title, text, move) {
-  const dialog = byId("confirm");
-  byId("confirm-title").textContent = title;
-  byId("confirm-text").textContent = text;
-  dialog.returnValue = "";
-  dialog.showModal();
-  await new Promise((closed) => dialog.addEventListener("close", closed, { once: true }));
-  if (dialog.returnValue !== "yes") return;
-  const tell = ({ version, previous }) => notify(`Version ${version} serves now${previous ? `, and version ${previous} no more` : ""}.`);
-  await move().then(tell, problems((text) => notify(text, true)));
-  await list();
-  byId("notice").focus(); // the button that was pressed may be gone
-}
-
-function notify(text, wrong = false) {
-  byId("notice").textContent = text;
-  byId("notice").classList.toggle("wrong", wrong);
+function showList() {
+  detectors.show(state.detectors, state.detector?.name, (name, version) => memory.alarm(name, version));
 }
 
 function showLive() {
   const version = serving();
-  if (!version) return;
-  const past = memory.get(versionKey(version.detector, version.version)) ?? [];
-  const { rows = 0, outliers = 0, buckets = [] } = past.at(-1) ?? {};
-  byId("live-version").textContent = `version ${version.version}`;
-  byId("rows").textContent = whole(rows);
-  byId("outliers").textContent = whole(outliers);
-  byId("rate").textContent = rows ? percent(outliers / rows) : "–";
-  byId("accepted").textContent = percent(version.alpha);
-  byId("histogram").setAttribute("aria-label", `Histogram of the p-values of ${whole(rows)} rows`);
-  byId("quiet").hidden = rows > 0;
-  drawHistogram(byId("histogram"), ratios(buckets, version.n_calibration), version.alpha);
-  const now = Date.now() / 1000;
-  const trend = (value) => past.map((at, index) => ({ age: now - at.time, value: value(at, index) })).filter(({ age }) => age <= SPAN);
-  const per = (at, index) => (index ? (at.rows - past[index - 1].rows) / (at.time - past[index - 1].time) : null);
-  drawTrend(byId("throughput"), trend(per), { span: SPAN, least: 1 });
-  drawTrend(byId("outlier-rate"), trend((at) => rateBefore(past, at)), { span: SPAN, least: 0.01, limit: version.alpha, format: percent });
+  if (version) drawLive(version, memory.of(version.detector, version.version), drift.answer?.martingale?.limit ?? null);
 }
 
-/** Share of outliers among the rows of the SMOOTHED seconds before; null if there were none. */
-function rateBefore(past, at) {
-  const start = past.find(({ time }) => at.time - time <= SMOOTHED);
-  return at.rows > start.rows ? (at.outliers - start.outliers) / (at.rows - start.rows) : null;
-}
-
-const shown = new Map();
-
-/** Whether a part of the page shows this already; redrawing it would take the keyboard's focus away. */
-function unchanged(part, content) {
-  const text = JSON.stringify(content);
-  const same = shown.get(part) === text;
-  shown.set(part, text);
-  return same;
-}
-
-byId("rollback").addEventListener("click", rolledBack);
-addEventListener("hashchange", () => {
-  notify("");
-  list();
-});
+addEventListener("hashchange", list);
 addEventListener("resize", showLive);
-poll();
+keep(2, lookAtHealth);
+keep(2, lookAtCounts);
+keep(10, list);
+keep(4, () => drift.look());
+keep(4, () => outliers.look());
+keep(4, () => jobs.look());

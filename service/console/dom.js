@@ -9,6 +9,17 @@ export const html = (tag, attributes = {}, ...children) => filled(document.creat
 
 export const svg = (tag, attributes = {}, ...children) => filled(document.createElementNS(SVG, tag), attributes, children);
 
+/** Text that others chose, such as a key or a file's name: in whichever direction it is written, the text around it stays in its own. */
+export const foreign = (text) => html("bdi", { title: text }, text);
+
+export const cell = (...content) => html("td", {}, ...content);
+
+export const number = (text) => html("td", { class: "number" }, text);
+
+export const rowHeader = (...content) => html("th", { scope: "row" }, ...content);
+
+export const badge = (kind, text) => html("span", { class: `badge ${kind}` }, text);
+
 function filled(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
@@ -16,6 +27,24 @@ function filled(element, attributes, children) {
   }
   element.append(...children);
   return element;
+}
+
+const contents = new WeakMap();
+
+/** Whether `element` was told to show this already. */
+export function shows(element, content) {
+  const text = JSON.stringify(content);
+  const same = contents.get(element) === text;
+  contents.set(element, text);
+  return same;
+}
+
+/** Fill `element` with `children(content)` unless it shows this content already; focus stays on what has the same `data-focus`. */
+export function refill(element, content, children) {
+  if (shows(element, content)) return;
+  const focused = element.contains(document.activeElement) && document.activeElement.dataset.focus;
+  element.replaceChildren(...children(content));
+  if (focused) element.querySelector(`[data-focus="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
 }
 
 const formatter = (options) => {
@@ -28,6 +57,12 @@ export const precise = formatter({ maximumSignificantDigits: 5 });
 export const brief = formatter({ maximumSignificantDigits: 3 });
 export const percent = formatter({ style: "percent", maximumSignificantDigits: 3 });
 
+export const count = (amount, noun) => `${whole(amount)} ${noun}${amount === 1 ? "" : "s"}`;
+
 export const size = (bytes) => (bytes < 1e6 ? `${brief(bytes / 1e3)} kB` : `${brief(bytes / 1e6)} MB`);
 
 export const date = (text) => new Date(text).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" });
+
+export const clock = (time) => new Date(time).toLocaleTimeString("en-GB");
+
+export const time = (text) => html("time", { datetime: text, title: date(text) }, date(text));

@@ -1,7 +1,9 @@
 // "Try it": files of the user, scored by a version of the detector that is shown.
 
-import { Problem, ask, problems } from "./api.js";
-import { brief, byId, html, precise, svg, whole } from "./dom.js";
+import { ask, problems } from "./api.js";
+import { badge, brief, byId, cell, foreign, html, number, precise, rowHeader, whole } from "./dom.js";
+import { kind, request } from "./files.js";
+import { shares } from "./shares.js";
 
 const ATTRIBUTED = 3;
 const MOST_SHOWN = 100;
@@ -105,15 +107,14 @@ export class Trial {
   }
 
   row(result, images) {
-    const badge = result.is_outlier ? html("span", { class: "badge outlier" }, "outlier") : html("span", { class: "badge normal" }, "normal");
     return html(
       "tr",
       {},
-      html("th", { scope: "row" }, images ? this.picture(this.files[result.index]) : `row ${result.index}`),
-      html("td", {}, badge),
-      html("td", { class: "number" }, precise(result.score)),
-      html("td", { class: "number" }, brief(result.p_value)),
-      html("td", {}, shares(result.attribution ?? [])),
+      rowHeader(images ? this.picture(this.files[result.index]) : `row ${result.index}`),
+      cell(result.is_outlier ? badge("outlier", "outlier") : badge("normal", "normal")),
+      number(precise(result.score)),
+      number(brief(result.p_value)),
+      cell(shares(result.attribution ?? [])),
     );
   }
 
@@ -121,7 +122,7 @@ export class Trial {
     const url = URL.createObjectURL(file);
     this.thumbnails.push(url);
     const image = html("img", { src: url, alt: "", width: 36, height: 36 });
-    return html("div", { class: "picture" }, image, html("span", { title: file.name }, file.name));
+    return html("div", { class: "picture" }, image, html("span", {}, foreign(file.name)));
   }
 
   release() {
@@ -135,52 +136,4 @@ export class Trial {
     byId("outcome").textContent = text;
     byId("outcome").classList.toggle("wrong", wrong);
   }
-}
-
-function shares(attribution) {
-  const largest = Math.max(...attribution.map(({ share }) => Math.abs(share)));
-  const items = attribution.map(({ feature, share }) => {
-    const bar = svg("rect", { width: (100 * Math.abs(share)) / largest, height: 6, class: share < 0 ? "share lowering" : "share" });
-    const picture = svg("svg", { viewBox: "0 0 100 6", preserveAspectRatio: "none", "aria-hidden": "true" }, bar);
-    return html("li", {}, html("span", { class: "feature", title: feature }, feature), picture, html("span", { class: "number" }, brief(share)));
-  });
-  return html("ul", { class: "shares" }, ...items);
-}
-
-function kind(file) {
-  if (/\.npy$/i.test(file.name)) return "npy";
-  return /\.(csv|tsv|txt)$/i.test(file.name) || file.type === "text/csv" ? "csv" : "image";
-}
-
-/** The request for `fetch` that carries the files. */
-async function request(files) {
-  const kinds = new Set(files.map(kind));
-  if (!kinds.has("npy") && !kinds.has("csv")) {
-    const body = new FormData();
-    files.forEach((file) => body.append("images", file));
-    return { method: "POST", body };
-  }
-  if (files.length > 1) throw new Problem("Choose images, or a single CSV or .npy file.");
-  if (kinds.has("npy")) return { method: "POST", headers: { "content-type": "application/x-npy" }, body: files[0] };
-  const text = await files[0].text().catch(() => Promise.reject(new Problem("The file has changed since. Choose it again.")));
-  const rows = parseCsv(text);
-  return { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ rows }) };
-}
-
-/** Rows of numbers from CSV with commas, semicolons or tabs; a first line without any number is a header. */
-export function parseCsv(text) {
-  const lines = text.replace(/^\ufeff/, "").split(/\r?\n/);
-  const separator = [";", "\t"].find((mark) => lines[0].includes(mark)) ?? ",";
-  const cells = (line) => line.split(separator).map((cell) => cell.trim().replace(/^"(.*)"$/, "$1"));
-  const isNumber = (cell) => cell !== "" && Number.isFinite(Number(cell));
-  const first = cells(lines[0]).some(isNumber) ? 0 : 1;
-  const rows = [];
-  lines.slice(first).forEach((line, index) => {
-    if (!line.trim()) return;
-    const row = cells(line);
-    const wrong = row.findIndex((cell) => !isNumber(cell));
-    if (wrong >= 0) throw new Problem(`Line ${index + first + 1}, column ${wrong + 1} is "${row[wrong]}"; a number is needed.`);
-    rows.push(row.map(Number));
-  });
-  return rows;
 }

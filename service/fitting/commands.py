@@ -38,12 +38,12 @@ from service.job_schemas import FitOptions
 from service.judges import CrossJudge
 from service.names import checked_alias, checked_name
 from service.problems import explained
+from service.publication import publish
 from service.settings import MIB, Settings
 from service.sources import Losses
 from service.sources.files import SCHEME
 from service.store import Store
 from service.terminal import err, progress, refusals, say
-from service.versions import publish
 
 OPTIONS = {"method": "calibration", "columns": "column", "taps": "tap", "parameters": "param"}  # where they have another name
 

@@ -161,7 +161,7 @@ class Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
 def listen(models: Models, host: str, port: int) -> tuple[grpc.aio.Server, int]:
     """A server on ``port``, still to be started, and the port, which may be given as 0. Raises StartupError where it is taken."""
     options = {
-        "grpc.so_reuseport": 0,  # two services on one port would share its connections unseen
+        "grpc.so_reuseport": int(models.parts.settings.workers > 1),  # else two services on one port would share its connections unseen
         "grpc.max_receive_message_length": min(models.parts.settings.max_body_bytes + FRAME, 2**31 - 1),
         "grpc.max_send_message_length": -1,
         "grpc.max_connection_idle_ms": 1000 * IDLE_SECONDS,

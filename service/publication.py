@@ -1,0 +1,43 @@
+"""Publishing versions, and moving the aliases that name them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from service.archive import pack
+from service.engine import Fitted
+from service.manifest import Source
+from service.store import Store
+
+
+def publish(store: Store, name: str, fitted: Fitted, source: Source, alias: str | None) -> int:
+    """Publish a fitted detector, point ``alias`` at it if given, and return its number."""
+    manifest, blobs = pack(fitted, name, source)
+    number = store.publish(name, manifest, blobs)
+    if alias:
+        store.move_alias(name, alias, number)
+    return number
+
+
+def promote(
+    store: Store, name: str, alias: str, number: int, check: Callable[[str, int], object], *, expected: int | None = None
+) -> int | None:
+    """Point ``alias`` at version ``number`` after ``check`` of name and number, which loads it; return where the alias was.
+
+    Raises UnknownDetector, UnknownVersion, VersionRefused, or AliasMoved if the alias is not at ``expected``.
+    """
+    check(name, number)
+    return store.move_alias(name, alias, number, expected=expected)
+
+
+def rollback(store: Store, name: str, alias: str, check: Callable[[str, int], object]) -> tuple[int, int]:
+    """Point ``alias`` back at where it was before its last move, after ``check`` of that version; return both versions.
+
+    Raises UnknownAlias, NothingToRollBack or VersionRefused.
+    """
+    numbers, current = store.numbers(name), store.aliases(name).get(alias)
+    for entry in store.history(name, alias):
+        if entry["version"] != current and entry["version"] in numbers:
+            check(name, entry["version"])
+            break
+    return store.rollback(name, alias)
