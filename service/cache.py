@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Container, Hashable
+from collections.abc import Container, Hashable, Iterator
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -42,8 +42,8 @@ class Cache(Generic[K, V]):
         self.bytes -= size
         return value
 
-    def keys(self) -> list[K]:
-        return list(self._entries)
+    def __iter__(self) -> Iterator[K]:
+        return iter(list(self._entries))
 
     def values(self) -> list[V]:
         return [value for value, _ in self._entries.values()]

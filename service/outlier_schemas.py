@@ -9,8 +9,13 @@ from pydantic import ConfigDict, Field
 from service.feedback import Mark
 from service.names import ALIAS_PATTERN, Verdict
 from service.outliers import Outlier, encoded, timestamp
-from service.schemas import Schema, Share
+from service.schemas import Schema
 from service.shadow import AFTER, BEFORE, BOTH, NEITHER, Pair, Setting
+
+
+class FeatureShare(Schema):
+    feature: str
+    share: float
 
 
 class OutlierAnswer(Schema):
@@ -22,7 +27,7 @@ class OutlierAnswer(Schema):
     score: float
     p_value: float
     alpha: float = Field(description="The one that its request was judged by.")
-    attribution: list[Share] = Field(description="The largest shares in its score; none where the detector gives none.")
+    attribution: list[FeatureShare] = Field(description="The largest shares in its score; none where the detector gives none.")
     features: list[float] | None = Field(description="Where FARFIELD_OUTLIER_INPUTS keeps them.")
     thumbnail: str | None = Field(description="PNG in base64, of an image, where FARFIELD_OUTLIER_INPUTS keeps it.")
 
@@ -134,7 +139,10 @@ class Comparison(Schema):
         )
 
 
-class ShadowAnswer(ShadowRequest):
+class ShadowAnswer(Schema):
+    alias: str
+    shadow: str
+    share: float
     compared: Comparison | None = Field(description="Null while one of the aliases is not set, or both mean the same version.")
 
     @classmethod

@@ -31,7 +31,7 @@ class Gathering:
     def __init__(self) -> None:
         self._totals = Totals()
         self._asked: dict[int, Connection] = {}  # by process
-        self._awaited: set[int] = set()  # processes that have not answered yet
+        self._awaited: set[int] = set()  # processes that have not begun to serve, or not answered yet: a scrape does not wait for them
         self._numbers = itertools.count()
         self._lock = threading.Lock()
 
@@ -41,6 +41,7 @@ class Gathering:
         with self._lock:
             process = next(self._numbers)
             self._asked[process] = asked
+            self._awaited.add(process)
         threading.Thread(target=self._serve, args=(process, scraped), daemon=True, name="scrapes").start()
         return answers, scrapes
 
@@ -58,11 +59,11 @@ class Gathering:
     def _whole(self) -> bytes:
         with self._lock:
             for process, pipe in self._asked.items():
-                self._receive(process, pipe, 0.0)  # what came too late for the scrape before
-                if process not in self._awaited and _sent(pipe):
-                    self._awaited.add(process)
+                self._receive(process, pipe, 0.0)  # its first snapshot, or what came too late for the scrape before
+            asked = {process: pipe for process, pipe in self._asked.items() if process not in self._awaited and _sent(pipe)}
+            self._awaited.update(asked)
             until = time.monotonic() + ANSWER_SECONDS
-            for process, pipe in self._asked.items():
+            for process, pipe in asked.items():
                 self._receive(process, pipe, max(until - time.monotonic(), 0.0))
             return self._totals.whole().packed()
 
@@ -94,8 +95,8 @@ class Whole(Collector):
     def _answer(self) -> None:
         with suppress(*ENDED):
             while True:
-                self._answers.recv_bytes()
                 self._answers.send_bytes(Snapshot.of(self._own.collect()).packed())
+                self._answers.recv_bytes()
 
 
 def _sent(pipe: Connection) -> bool:

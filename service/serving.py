@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Self
 
@@ -51,15 +52,15 @@ def serve(settings: Settings, *, started: Callable[[str], None] = lambda url: No
     _configure_log()
     with _Stop() as stop:
         with listener, Store.open(settings.store, timeout=settings.store_timeout) as store:
-            own = own_worker(settings) if settings.worker and stop.number is None else nullcontext()
+            own = partial(own_worker, settings) if settings.worker else nullcontext
             if settings.workers == 1:
                 server = stop.server = _server(settings, store)
-                with own:
+                with own():
                     started(address(listener))
                     if stop.number is None:
                         server.run(sockets=[listener])
             else:
-                with own, workers(settings, listener, GRACE_SECONDS + LAST_SECONDS):
+                with own(), workers(settings, listener, GRACE_SECONDS + LAST_SECONDS):
                     started(address(listener))
                     while stop.number is None:
                         time.sleep(TICK_SECONDS)

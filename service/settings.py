@@ -14,9 +14,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from service.targets import check_targets
-
 from service.names import NAME_PATTERN
+from service.targets import check_targets
 
 MIB = 2**20
 

@@ -76,9 +76,10 @@ class Drawn:
 
     @property
     def size(self) -> int:
-        """Bytes, but for images that are held by nobody else."""
+        """Bytes."""
         images = self.inputs.images if self.inputs and self.inputs.images is not None else ()
-        return self.features.nbytes + sum(len(image) if isinstance(image, bytes) else image.nbytes for image in images)
+        rows = self.inputs.rows.nbytes if self.inputs and self.inputs.rows is not None else 0
+        return self.features.nbytes + rows + sum(len(image) if isinstance(image, bytes) else image.nbytes for image in images)
 
 
 class Shadows:
@@ -89,6 +90,7 @@ class Shadows:
         self._draw = np.random.default_rng(seed)
         self._pairs: dict[str, Pair] = {}
         self._waiting: deque[Drawn] = deque()
+        self._rows = self._bytes = 0  # of what waits
         self._lock = threading.Lock()  # guards the heap and the draw
 
     # On the path of requests
@@ -105,11 +107,11 @@ class Shadows:
             batch = asked.batch if asked else None
             inputs = None if _same_features(loaded.fitted, pair.shadow.fitted) or batch is None else batch.take(chosen)
             drawn = Drawn(pair, verdicts.p_values[chosen], verdicts.features[chosen], inputs)
-            rows, size = sum(len(waiting.p_values) for waiting in self._waiting), sum(waiting.size for waiting in self._waiting)
-            if rows + len(chosen) > MOST_ROWS or size + drawn.size > MOST_BYTES:
+            if self._rows + len(chosen) > MOST_ROWS or self._bytes + drawn.size > MOST_BYTES:
                 self._figures.unshadowed.labels(loaded.name, "busy").inc(len(chosen))
             else:
                 self._waiting.append(drawn)
+                self._count(drawn, +1)
 
     # Beside it
 
@@ -167,7 +169,15 @@ class Shadows:
 
     def _next(self) -> Drawn | None:
         with self._lock:
-            return self._waiting.popleft() if self._waiting else None
+            if not self._waiting:
+                return None
+            drawn = self._waiting.popleft()
+            self._count(drawn, -1)
+            return drawn
+
+    def _count(self, drawn: Drawn, sign: int) -> None:
+        self._rows += sign * len(drawn.p_values)
+        self._bytes += sign * drawn.size
 
     def _pair(self, name: str, setting: Setting) -> Pair | None:
         """The versions that the aliases mean now; None where one means nothing, or both mean the same."""

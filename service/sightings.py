@@ -21,7 +21,7 @@ from PIL import Image
 from models import ImageError
 from models.preprocessing import DEFAULT_MAX_PIXELS, decode
 from service.engine import Verdicts
-from service.errors import InvalidInput
+from service.errors import InvalidInput, StoreUnavailable
 from service.features import Batch, EncodedImage, Features
 from service.outlier_figures import OutlierFigures
 from service.outliers import Feed, Outlier, event_id
@@ -121,6 +121,7 @@ class Sightings:
     def __init__(self, feed: Feed, figures: OutlierFigures, *, inputs: bool) -> None:
         self._feed, self._figures, self._inputs = feed, figures, inputs
         self._waiting: deque[Sighting] = deque()
+        self._rows = self._bytes = 0  # of what waits
         self._lock = threading.Lock()  # guards the heap
         self._flushing = threading.Lock()  # one flush at a time
 
@@ -130,7 +131,7 @@ class Sightings:
             self._figures.last.labels(loaded.name).set(sighting.time)
             with self._lock:
                 self._waiting.append(sighting)
-                self._bound()
+                self._count(sighting, +1)
 
     def flush(self) -> None:
         """Add what waits to the feed. Raises StoreUnavailable; what was not added waits on then."""
@@ -138,20 +139,31 @@ class Sightings:
             while sighting := self._next():
                 try:
                     self._feed.add(sighting.loaded.name, sighting.outliers(inputs=self._inputs))
-                except Exception:
+                except StoreUnavailable:
                     with self._lock:
                         self._waiting.appendleft(sighting)
-                        self._bound()
+                        self._count(sighting, +1)
+                    raise
+                except Exception:  # one that cannot be fed must not keep the others waiting for ever
+                    self._figures.dropped.labels(sighting.loaded.name).inc(len(sighting.keys))
                     raise
 
     def _next(self) -> Sighting | None:
         with self._lock:
-            return self._waiting.popleft() if self._waiting else None
+            return self._popped() if self._waiting else None
 
-    def _bound(self) -> None:
-        """Drop the oldest, down to the limits."""
-        while sum(len(waiting.keys) for waiting in self._waiting) > MOST_WAITING or sum(w.size for w in self._waiting) > MOST_BYTES:
-            dropped = self._waiting.popleft()
+    def _popped(self) -> Sighting:
+        """The oldest."""
+        sighting = self._waiting.popleft()
+        self._count(sighting, -1)
+        return sighting
+
+    def _count(self, sighting: Sighting, sign: int) -> None:
+        """Count what came or went, and drop the oldest, down to the limits."""
+        self._rows += sign * len(sighting.keys)
+        self._bytes += sign * sighting.size
+        while self._rows > MOST_WAITING or self._bytes > MOST_BYTES:
+            dropped = self._popped()
             self._figures.dropped.labels(dropped.loaded.name).inc(len(dropped.keys))
 
 

@@ -9,6 +9,7 @@ import ipaddress
 import socket
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Self
 from urllib.parse import urlsplit
 
 import httpx2
@@ -45,20 +46,30 @@ def check_targets(urls: Sequence[str], secret: str | None, networks: Sequence[st
 
 
 class Target:
-    """One URL, which is asked at an address that was looked up and found to be allowed, and nowhere else."""
+    """One URL, which is asked at an address that was looked up and found to be allowed, and nowhere else. A context of one event loop."""
 
-    def __init__(self, url: str, secret: str, networks: Sequence[str]) -> None:
+    def __init__(self, url: str, secret: str, networks: Sequence[str], *, seconds: float = SECONDS) -> None:
         parts = urlsplit(url)
         assert parts.hostname  # noqa: S101  # see check_targets
         self.host = parts.hostname
         self._url, self._port = httpx2.URL(url), parts.port or {"http": 80, "https": 443}[parts.scheme]
         self._networks = [ipaddress.ip_network(network) for network in networks]
+        self._seconds = seconds
         self._signer = Webhook(secret)
+        self._client: httpx2.AsyncClient
+
+    async def __aenter__(self) -> Self:
+        # Reading the certificates of the system takes longer than a delivery: once for all of them.
+        self._client = await httpx2.AsyncClient(trust_env=False, follow_redirects=False).__aenter__()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.aclose()
 
     async def deliver(self, event: str, body: bytes) -> None:
-        """Post ``body``, once. Raises Undelivered unless the target takes it within ``SECONDS``.
+        """Post ``body``, once. Raises Undelivered unless the target takes it within ``seconds``.
 
-        No redirect is followed and no proxy of the environment is used. The name is looked up once and the connection
+        No redirect is followed and no proxy of the environment is used. The name is looked up for each and the connection
         goes to the address that was checked; the certificate is still that of the name.
         """
         now = datetime.now(UTC)
@@ -70,14 +81,14 @@ class Target:
             "webhook-signature": self._signer.sign(event, now, body.decode()),
         }
         try:
-            async with asyncio.timeout(SECONDS), httpx2.AsyncClient(trust_env=False, follow_redirects=False) as client:
+            async with asyncio.timeout(self._seconds):
                 address = await self._address()
                 url = self._url.copy_with(host=str(address))
-                request = client.build_request("POST", url, content=body, headers=headers, extensions={"sni_hostname": self.host})
-                answer = await client.send(request, stream=True)  # nobody reads what it says
+                request = self._client.build_request("POST", url, content=body, headers=headers, extensions={"sni_hostname": self.host})
+                answer = await self._client.send(request, stream=True)  # nobody reads what it says
                 await answer.aclose()
         except TimeoutError:
-            raise Undelivered(f"{self.host} did not answer within {SECONDS:g} s") from None
+            raise Undelivered(f"{self.host} did not answer within {self._seconds:g} s") from None
         except (httpx2.HTTPError, OSError) as error:
             raise Undelivered(f"{self.host} cannot be reached: {error}") from None
         if not answer.is_success:

@@ -193,7 +193,7 @@ class Versions:
     def unload(self, name: str) -> None:
         """Drop what is loaded of ``name``; no refresh that runs at the same time brings it back."""
         with self._refreshing, self._lock:
-            for number in [key[1] for key in self._loaded.keys() if key[0] == name]:
+            for number in [key[1] for key in self._loaded if key[0] == name]:
                 self._unload(name, number)
 
     def _swap(self, name: str, reference: Reference, routing: Routing) -> None:
@@ -256,13 +256,13 @@ class Versions:
 
         Called when references have been pointed at what was loaded for them: what serves until then is not dropped for it.
         """
-        pinned = {(name, self._serving.get((name, None))) for name in self._settings.pinned}
+        pinned = {(name, self._serving[name, None]) for name in self._settings.pinned if (name, None) in self._serving}
         for key in self._loaded.surplus(pinned):
             self._unload(*key)
 
     def _forget_deleted(self, routings: dict[str, Routing]) -> None:
         """Drop loaded and refused versions that the store has no longer."""
-        for key in [k for k in (*self._refused, *self._loaded.keys()) if k[0] in routings and k[1] not in routings[k[0]].numbers]:
+        for key in [k for k in (*self._refused, *self._loaded) if k[0] in routings and k[1] not in routings[k[0]].numbers]:
             self._refused.pop(key, None)
             self._unload(*key)
 

@@ -22,7 +22,7 @@ from service.connection import reached
 from service.outliers import Outlier, counts_key, stream_key, timestamp
 from service.settings import Settings
 from service.store import Store
-from service.targets import Target, Undelivered
+from service.targets import SECONDS, Target, Undelivered
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ POLL_SECONDS = 1.0
 AWAY_SECONDS = 1.0  # between tries to reach a store that does not answer
 FIRST_PAUSE, LONGEST_PAUSE = 15.0, 3600.0  # seconds between two tries; more than one try may take
 JITTER = 0.5  # by which share a pause may be longer, by chance
-MOST_TRIES = 12  # about four hours and a half
+MOST_TRIES = 12  # over some four hours
 MOST_FAILING = 100  # outliers of a detector that wait for another try: no new one is taken then
 NEW_TARGET_SECONDS = 3600  # a target that is new gets the outliers of so long ago and later
 
@@ -40,10 +40,14 @@ NEW_TARGET_SECONDS = 3600  # a target that is new gets the outliers of so long a
 class Webhooks:
     """A context in which a thread delivers outliers to the targets of the settings."""
 
-    def __init__(self, settings: Settings, store: Store, *, first_pause: float = FIRST_PAUSE, seed: int | None = None) -> None:
+    def __init__(
+        self, settings: Settings, store: Store, *, first_pause: float = FIRST_PAUSE, seconds: float = SECONDS, seed: int | None = None
+    ) -> None:
         self._store, self._rate, self._first_pause = store, settings.webhook_rate, first_pause
         self._targets = {
-            hashlib.sha256(url.encode()).hexdigest()[:16]: Target(url, settings.webhook_secret or "", settings.webhook_networks)
+            hashlib.sha256(url.encode()).hexdigest()[:16]: Target(
+                url, settings.webhook_secret or "", settings.webhook_networks, seconds=seconds
+            )
             for url in settings.webhooks
         }
         self._chance = random.Random(seed)  # noqa: S311  # spreads tries, and keeps no secret
@@ -63,6 +67,10 @@ class Webhooks:
 
     async def _serve(self, group: str, target: Target) -> None:
         """Deliver to one target, whatever the others do, until told to stop."""
+        async with target:
+            await self._deliver(group, target)
+
+    async def _deliver(self, group: str, target: Target) -> None:
         while not self._stopping.is_set():
             try:
                 names = sorted(await asyncio.to_thread(self._store.known))

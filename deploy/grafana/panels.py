@@ -79,6 +79,7 @@ def lines(
     )
     panel.tooltip(common.VizTooltipOptions().mode(shape.TooltipDisplayMode.MULTI).sort(shape.SortOrder.DESCENDING))
     panel.draw_style(shape.GraphDrawStyle.BARS if bars else shape.GraphDrawStyle.LINE).line_width(1)
+    panel.color_scheme(dashboard.FieldColor().mode(model.FieldColorModeId.PALETTE_CLASSIC))
     panel.fill_opacity(60 if bars or stacked else 0).show_points(shape.VisibilityMode.NEVER)
     panel.thresholds_style(
         common.GraphThresholdsStyleConfig().mode(shape.GraphThresholdsStyleMode.DASHED if steps else shape.GraphThresholdsStyleMode.OFF)
@@ -97,6 +98,7 @@ def number(
 ) -> stat.Panel:
     """The newest value, large, and in the colour of its step; ``names`` are shown instead of values."""
     panel = stat.Panel().color_mode(shape.BigValueColorMode.BACKGROUND_SOLID if steps else shape.BigValueColorMode.NONE)
+    panel.color_scheme(dashboard.FieldColor().mode(model.FieldColorModeId.THRESHOLDS))
     panel.graph_mode(shape.BigValueGraphMode.AREA)
     panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False).fields(""))
     if names:
@@ -113,7 +115,7 @@ def shades(
     if middle is None:
         colours.scheme("Oranges").reverse(False)
     else:
-        colours.scheme("RdYlBu").reverse(True).min(0).max(2 * middle)
+        colours.scheme("RdYlBu").reverse(False).min(0).max(2 * middle)
     panel = heatmap.Panel().calculate(False).color(colours).show_legend().cell_gap(1)
     panel.y_axis(heatmap.YAxisConfig().axis_placement(shape.AxisPlacement.LEFT).unit(axis))
     panel.cell_values(heatmap.CellValues().unit(unit)).mode(shape.TooltipDisplayMode.SINGLE).hide_y_histogram()

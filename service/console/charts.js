@@ -32,6 +32,7 @@ export function ratios(buckets, calibrationRows) {
 /** Histogram of p-values: equal columns for unequal buckets, so that the small ones, where alarms are decided, are seen. */
 export function drawHistogram(chart, bars, alpha) {
   const { width, height } = box(chart);
+  if (!width) return; // it is not on the page yet
   const bottom = height - MARGIN.bottom;
   const top = Math.min(HIGHEST_TOP, Math.max(LOWEST_TOP, ...bars.map((bar) => bar.ratio)));
   const y = (ratio) => bottom - (Math.min(ratio, top) / top) * (bottom - MARGIN.top);
@@ -66,6 +67,7 @@ function column(bar, x, y, width, bottom, alarming) {
  */
 export function drawTrend(chart, title, points, { span, least = 0, floats = false, limit = null, format = brief }) {
   const { width, height } = box(chart);
+  if (!width) return; // it is not on the page yet
   const values = points.map(({ value }) => value).filter((value) => value !== null);
   const lowest = Math.min(floats && values.length ? Infinity : 0, ...values);
   const highest = Math.max(lowest + least, limit?.value ?? lowest, ...values);
@@ -78,7 +80,7 @@ export function drawTrend(chart, title, points, { span, least = 0, floats = fals
     const ends = index === points.length - 1 || points[index + 1].value === null;
     return `${begins ? "M" : "L"}${x(age).toFixed(1)} ${y(value).toFixed(1)}${begins && ends ? "h0" : ""}`; // a round dot for a lone value
   });
-  chart.setAttribute("aria-label", `${title} over the last ${span / 60} minutes: ${inWords(values, format)}`);
+  chart.setAttribute("aria-label", `${title} over the last ${whole(span)} seconds: ${inWords(values, format)}`);
   chart.replaceChildren(line(0, y(lowest), width, y(lowest), "grid"), svg("path", { d: path.join(""), class: "trend" }));
   if (limit) chart.append(line(0, y(limit.value), width, y(limit.value), "limit"), text(2, y(limit.value) - 4, limit.label, "start"));
   if (values.length) chart.append(text(width - 2, 10, format(values.at(-1)), "end"));

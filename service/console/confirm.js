@@ -1,18 +1,20 @@
 // The question before anything that changes what others get.
 
-import { byId } from "./dom.js";
+import { byId, html } from "./dom.js";
 
-/** Whether the user agrees. `details`, a promise of elements, are shown as soon as they are there. */
-export async function agreed(title, text, details = Promise.resolve([])) {
+let turn = 0;
+
+/** Whether the user agrees. `details`, a promise of elements, are shown once they are there, and `waiting` until then. */
+export async function agreed(title, text, waiting = "", details = Promise.resolve([])) {
   const dialog = byId("confirm");
+  const mine = ++turn;
   byId("confirm-title").textContent = title;
   byId("confirm-text").textContent = text;
-  const place = byId("confirm-details");
-  place.replaceChildren();
+  byId("confirm-details").replaceChildren(html("p", {}, waiting));
   dialog.returnValue = "";
   dialog.showModal();
   const closed = new Promise((close) => dialog.addEventListener("close", close, { once: true }));
-  details.then((elements) => byId("confirm-title").textContent === title && place.replaceChildren(...elements));
+  details.then((elements) => mine === turn && byId("confirm-details").replaceChildren(...elements));
   await closed;
   return dialog.returnValue === "yes";
 }

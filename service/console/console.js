@@ -19,8 +19,11 @@ const state = { detectors: [], versions: [], detector: null, previous: null, hea
 const memory = new Memory();
 const detectors = new Detectors();
 const versions = new Versions(list);
-const drift = new Panel("drift", drawDrift);
-const outliers = new Panel("outliers", drawOutliers);
+const drift = new Panel("drift", (report) => {
+  drawDrift(report);
+  showLive(); // which has the chart of the evidence
+});
+const outliers = new Panel("feed", drawOutliers);
 const jobs = new Jobs(list);
 const trial = new Trial();
 

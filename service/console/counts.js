@@ -65,6 +65,11 @@ class Past {
     this.latest = looks.at(-1) ?? { rows: 0, outliers: 0, alarm: 0, buckets: [] };
   }
 
+  /** Seconds since the first look. */
+  get age() {
+    return this.looks.length ? Date.now() / 1000 - this.looks[0].time : 0;
+  }
+
   trend(value) {
     const now = Date.now() / 1000;
     return this.looks.map((look, index) => ({ age: now - look.time, value: value(look, index) })).filter(({ age }) => age <= SPAN);

@@ -57,7 +57,6 @@ export class Detectors {
 function link({ name, default_version, aliases, alarm, current }) {
   const named = Object.entries(aliases).filter(([, version]) => version === default_version).map(([alias]) => alias);
   const serves = html("small", {}, [`version ${default_version}`, ...named].join(" · "));
-  const anchor = html("a", { href: `#/${name}`, "aria-current": current && "page", "data-focus": name }, html("span", {}, name), serves);
-  if (alarm) anchor.append(badge("outlier", "drift"));
-  return html("li", {}, anchor);
+  const title = html("span", {}, name, alarm ? badge("outlier", "drift") : "");
+  return html("li", {}, html("a", { href: `#/${name}`, "aria-current": current && "page", "data-focus": name }, title, serves));
 }

@@ -1,17 +1,16 @@
 // How a version differs from the one that serves, for the question before it takes over.
 
 import { ask, problems } from "./api.js";
-import { brief, byId, cell, count, foreign, html, precise, rowHeader } from "./dom.js";
+import { brief, cell, count, foreign, html, precise, rowHeader } from "./dom.js";
 
 const LISTED = 3; // features that moved farthest
+const NAMES = { n_fit: "fitted on", n_calibration: "calibrated on" };
 
 /** Elements that tell the difference; a sentence where the service cannot tell it. */
 export function difference(name, older, newer) {
   if (older === newer) return Promise.resolve([]);
-  byId("comparing").hidden = false;
-  return ask(`/v1/detectors/${name}/versions/${older}/difference/${newer}`, {})
-    .then((found) => told(found, older, newer), problems((text) => [html("p", { class: "wrong" }, `The two versions cannot be compared: ${text}`)]))
-    .finally(() => (byId("comparing").hidden = true));
+  const refused = (text) => [html("p", { class: "wrong" }, `The two versions cannot be compared: ${text}`)];
+  return ask(`/v1/detectors/${name}/versions/${older}/difference/${newer}`, {}).then((found) => told(found, older, newer), problems(refused));
 }
 
 function told({ changes, shifts, golden_p_values }, older, newer) {
@@ -25,7 +24,7 @@ function told({ changes, shifts, golden_p_values }, older, newer) {
 
 function table(rows, older, newer) {
   const head = ["", `Version ${older}`, `Version ${newer}`].map((title) => html("th", { scope: "col" }, title));
-  const body = rows.map(([what, [before, after]]) => html("tr", {}, rowHeader(what.replace("n_", "rows to ")), cell(written(before)), cell(written(after))));
+  const body = rows.map(([what, [before, after]]) => html("tr", {}, rowHeader(NAMES[what] ?? what), cell(written(before)), cell(written(after))));
   return html("table", { class: "difference" }, html("thead", {}, html("tr", {}, ...head)), html("tbody", {}, ...body));
 }
 

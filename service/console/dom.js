@@ -65,4 +65,11 @@ export const date = (text) => new Date(text).toLocaleString("en-GB", { dateStyle
 
 export const clock = (time) => new Date(time).toLocaleTimeString("en-GB");
 
-export const time = (text) => html("time", { datetime: text, title: date(text) }, date(text));
+export const time = (text) => html("time", { datetime: text }, date(text));
+
+/** A time not long ago: that of the day, and the day only where it is another. */
+export function recent(text) {
+  const at = new Date(text);
+  const today = at.toDateString() === new Date().toDateString();
+  return html("time", { datetime: text, title: date(text) }, today ? clock(at) : at.toLocaleDateString("en-GB", { day: "numeric", month: "short" }));
+}

@@ -2,7 +2,7 @@
 
 import { ask, problems } from "./api.js";
 import { agreed } from "./confirm.js";
-import { badge, brief, byId, cell, foreign, html, refill, rowHeader, time, whole } from "./dom.js";
+import { badge, brief, byId, cell, foreign, html, recent, refill, rowHeader, whole } from "./dom.js";
 
 const SHOWN = 10;
 const FOLLOWED = 3; // at a time; a browser has few connections to one host
@@ -66,7 +66,7 @@ export class Jobs {
       cell(job.kind),
       cell(badge(STATES[job.state], job.cancelling ? "cancelling" : job.state)),
       cell(...(over ? outcome(job) : progress(job))),
-      cell(time(job.created)),
+      cell(recent(job.created)),
       cell(over ? "" : cancel),
     );
   }

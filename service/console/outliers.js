@@ -1,15 +1,15 @@
 // The recent outliers of a detector, newest first.
 
-import { brief, byId, cell, foreign, html, number, precise, refill, rowHeader, time } from "./dom.js";
+import { brief, byId, cell, foreign, html, number, precise, recent, refill, rowHeader } from "./dom.js";
 import { shares } from "./shares.js";
 
 export const SHOWN = 20;
 const SHARES = 3;
 
 export function drawOutliers({ outliers }) {
-  byId("outliers-none").hidden = outliers.length > 0;
-  byId("outliers-table").hidden = outliers.length === 0;
-  refill(byId("outliers-rows"), outliers, (found) => found.map(row));
+  byId("feed-none").hidden = outliers.length > 0;
+  byId("feed-table").hidden = outliers.length === 0;
+  refill(byId("feed-rows"), outliers, (found) => found.map(row));
 }
 
 function row({ key, version, score, p_value, time: scored, thumbnail, attribution }) {
@@ -18,7 +18,7 @@ function row({ key, version, score, p_value, time: scored, thumbnail, attributio
     "tr",
     {},
     rowHeader(html("div", { class: "picture" }, ...image, html("span", {}, foreign(key)))),
-    cell(time(scored)),
+    cell(recent(scored)),
     number(String(version)),
     number(precise(score)),
     number(brief(p_value)),

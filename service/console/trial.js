@@ -17,6 +17,10 @@ export class Trial {
       this.take(target.files);
       target.value = ""; // so that the same file can be chosen again
     });
+    byId("trial").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.score();
+    });
     byId("alpha").addEventListener("change", () => this.score());
     byId("by").addEventListener("change", () => this.score());
     this.listenForDrops();

@@ -87,7 +87,7 @@ export class Versions {
   /** Do what moves the alias once the user agrees, and say how it went. */
   async move(title, text, version, move) {
     const { name, default_version } = this.detector;
-    if (!(await agreed(title, text, difference(name, default_version, version)))) return;
+    if (!(await agreed(title, text, "Comparing the two versions …", difference(name, default_version, version)))) return;
     const tell = ({ version: now, previous }) => notify(`Version ${now} serves now${previous ? `, and version ${previous} no more` : ""}.`);
     await move().then(tell, problems((problem) => notify(problem, true)));
     await this.moved();

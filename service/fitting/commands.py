@@ -150,6 +150,8 @@ def _config(file: Path | None, given: dict[str, Any]) -> FitConfig:
         raise _usage(option, explained(first)) from None
     if not options.data:
         raise _usage("data", "name the data, here or in the file of --config")
+    if isinstance(options.classes, list):
+        raise errors.InvalidInput(f"{file}: classes: beside data they are the name of a column or array, or the path of an .npy file")
     if "folds" in options.model_fields_set and options.recipe().method != CrossJudge.METHOD:
         raise _usage("folds", f"is for --calibration {CrossJudge.METHOD}, not for {options.recipe().method}")
     if "calibrate" in options.model_fields_set and options.recipe().method == CrossJudge.METHOD:

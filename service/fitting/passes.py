@@ -87,7 +87,9 @@ def fit(source: Source, plan: Plan, extraction: Extraction, losses: Losses, keep
         second.sums = sums_restored(plan, found.arrays, "second")
 
     def keep() -> None:
-        progress_now = {"position": asdict(position), "lost": [[loss.name, loss.reason] for loss in losses.lost]}
+        to_come = {part.name for part in source.parts[position.part :]}  # of which some may be lost already, since they are read ahead
+        lost = [[loss.name, loss.reason] for loss in losses.lost if position.looking or loss.name not in to_come]
+        progress_now = {"position": asdict(position), "lost": lost}
         keeper.save(Checkpoint(progress_now, {**gathering.arrays(), **sums_arrays(second.sums, "second")}))
 
     if not position.looking:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from selenium import webdriver
+from selenium.common.exceptions import ElementNotInteractableException, StaleElementReferenceException
+from selenium.webdriver import ActionChains
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.ui import WebDriverWait
 
@@ -37,6 +39,15 @@ class Page:
     def __init__(self, browser, url):
         self.browser, self.url = browser, url
 
+    @classmethod
+    def fresh(cls, browser, url):
+        """With a browser that has logged nothing, on an empty page of the usual size."""
+        browser.get("about:blank")
+        for kind in ("browser", "performance"):
+            browser.get_log(kind)  # what it holds is forgotten
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        return cls(browser, url)
+
     def show(self, detector):
         self.browser.get(f"{self.url}/#/{detector}")
         self.wait(lambda: self.text("name") == detector)
@@ -51,12 +62,17 @@ class Page:
         return self.find(element).text
 
     def wait(self, condition):
-        return WebDriverWait(self.browser, PATIENCE).until(lambda _: condition())
+        """What the condition gives once that is true; it is asked again where the page changed under it."""
+        changed = (StaleElementReferenceException, ElementNotInteractableException)
+        return WebDriverWait(self.browser, PATIENCE, ignored_exceptions=changed).until(lambda _: condition())
+
+    def click(self, selector):
+        """The first such element, once it is there."""
+        self.wait(lambda: [self.all(selector)[0].click()] if self.all(selector) else None)
 
     def promote(self, version, choice):
-        self.wait(lambda: self.all(f"[data-version='{version}'] button"))[0].click()
-        self.wait(lambda: self.find("confirm").is_displayed())
-        self.all(f"#confirm [value={choice}]")[0].click()
+        self.click(f"[data-version='{version}'] button")
+        self.click(f"#confirm [value={choice}]")
 
     def score(self, *paths):
         self.find("files").send_keys("\n".join(map(str, paths)))
@@ -66,6 +82,21 @@ class Page:
         """What an expression with functions of one of the console's modules makes of ``given``."""
         text = f"const [given, done] = arguments; import('/assets/console/{module}.js').then((module) => done({expression}))"
         return self.browser.execute_async_script(text, given)
+
+    def press(self, *keys):
+        """Real key presses, wherever the focus is."""
+        ActionChains(self.browser).send_keys(*keys).perform()
+
+    def focused(self):
+        return self.browser.switch_to.active_element
+
+    def resize(self, width, height=900):
+        screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+
+    def complaints(self):
+        """What the browser has logged of errors, warnings and breaches of the policy."""
+        return [entry for entry in self.browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
 
     def asked(self):
         """Every address that the browser has asked for anything, but those of data in the page itself."""

@@ -1,8 +1,8 @@
-"""Fits and kills itself on the way: ``python -m tests.service.killed_fitter STORE``.
+"""Fits and kills itself on the way: ``python -m tests.service.killed_fitter``.
 
-Each line of the standard input is JSON: ``name`` of the detector, ``data``, ``options`` of the fit, and ``moment``, the number of a
-chunk read or a command sent to the server, of which every other one is cut in half, at which it dies. Answers with JSON: how it
-``ended``, and the ``phase`` and the ``rows`` at which it began to read.
+Each line of the standard input is JSON: ``url`` of the store, ``name`` of the detector, ``data``, ``options`` of the fit, and
+``moment``, the number of a chunk read or a command sent to the server, of which every other one is cut in half, at which it
+dies. Answers with JSON: how it ``ended``, and the ``phase`` and the ``rows`` at which it began to read.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -23,18 +24,22 @@ from service.job_schemas import FitOptions
 from service.settings import Settings
 from service.store import Store
 
-passes.CHUNK_BYTES = 2**13  # so that parts have several chunks
+passes.CHUNK_BYTES = 2**15  # so that parts have several chunks
 checkpoint.SHARE_OF_TIME = 1e9  # so that each chunk has its checkpoint
 
 
-def main(url: str) -> None:
+def main() -> None:
     for line in sys.stdin:
         asked = json.loads(line)
         receiver, sender = os.pipe()
         child = os.fork()
         if not child:
-            fit_and_die(url, **asked, told=lambda text: os.write(sender, text.encode()))  # noqa: B023
-            os._exit(0)
+            try:
+                fit_and_die(**asked, told=lambda text: os.write(sender, text.encode()))  # noqa: B023
+                os._exit(0)
+            except Exception:
+                traceback.print_exc()
+                os._exit(1)
         status = os.waitpid(child, 0)[1]
         os.close(sender)
         with os.fdopen(receiver) as pipe:
@@ -79,4 +84,4 @@ def fit_and_die(url: str, name: str, data: str, options: dict[str, Any], moment:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

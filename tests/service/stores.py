@@ -22,7 +22,8 @@ ACL_RULE = (
     "+smembers +sadd +hkeys +hget +hgetall +lrange +mget "
     "+hdel +hexists +hset +hvals +lpush +lpop +ltrim +get +set +incr +exists +persist +ttl +unlink "
     "+time +hmget +hincrby +expire +rpush +zadd +zcard +zrange +zrevrange +zrem +zremrangebyscore +zscore "
-    "+hlen +scan +strlen"
+    "+hlen +scan +strlen "
+    "+xadd +xtrim +xrevrange +xpending +xclaim +xreadgroup +xack +xgroup|create +zremrangebyrank"
 )
 
 

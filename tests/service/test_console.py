@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from selenium.webdriver import ActionChains, Keys
+from selenium.webdriver import Keys
 
+from service.jobs import Jobs, Progress
 from tests.service.browser import Page, chromium
 from tests.service.samples import fitted, publish_fitted
 from tests.service.served import NORMAL, ODD, fitted_images, rows, served
 
-NAMES = ["boards", "conflict", "lathe", "promoted", "returned", "watched"]
+NAMES = ["boards", "conflict", "drifting", "fed", "keyed", "lathe", "promoted", "returned", "watched"]
 EDGES = [0.001, 0.005, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
 
 
@@ -23,16 +24,15 @@ def browser():
 @pytest.fixture(scope="module")
 def service(tmp_path_factory):
     versions = [fitted(), fitted(2.0)]
-    with served(tmp_path_factory.mktemp("console"), dict.fromkeys(NAMES, versions) | {"boards": [fitted_images()]}) as running:
+    with served(
+        tmp_path_factory.mktemp("console"), dict.fromkeys(NAMES, versions) | {"boards": [fitted_images()], "drifting": [fitted(rows=1500)]}
+    ) as running:
         yield running
 
 
 @pytest.fixture
 def page(browser, service):
-    browser.get("about:blank")
-    for kind in ("browser", "performance"):
-        browser.get_log(kind)  # what it holds is forgotten
-    return Page(browser, str(service.client.base_url))
+    return Page.fresh(browser, str(service.client.base_url))
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_it_works_without_errors_and_asks_no_other_host(page, csv):
     page.score(csv)
     page.show("boards")
     page.score(NORMAL[0])
-    assert [entry for entry in page.browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+    assert page.complaints() == []
     asked = page.asked()
     assert f"{page.url}/metrics" in asked
     assert [url for url in asked if not url.startswith(page.url)] == []
@@ -73,6 +73,12 @@ def test_it_works_without_errors_and_asks_no_other_host(page, csv):
 
 def test_promote_moves_the_alias_once_it_is_confirmed(page, service):
     page.show("promoted")
+    page.click("[data-version='1'] button")
+    page.wait(lambda: "P-values of 8 golden rows" in page.text("confirm-details"))
+    difference = service.client.get("/v1/detectors/promoted/versions/2/difference/1").json()
+    assert f"mean moved by {difference['shifts'][0]['mean_shift']:.3g}" in page.text("confirm-details")
+    assert [row.text.split()[0] for row in page.all("#confirm-details tbody tr")] == list(difference["changes"])
+    page.press(Keys.ESCAPE)
     page.promote(1, "no")
     assert champion(service, "promoted") is None
     page.promote(1, "yes")
@@ -86,9 +92,9 @@ def test_roll_back_returns_to_the_version_before_by_keyboard(page, service):
         move(service, "returned", version=version).raise_for_status()
     page.show("returned")
     page.browser.execute_script("arguments[0].focus()", page.find("rollback"))
-    ActionChains(page.browser).send_keys(Keys.ENTER).perform()
+    page.press(Keys.ENTER)
     page.wait(lambda: page.find("confirm").is_displayed())
-    ActionChains(page.browser).send_keys(Keys.TAB, Keys.ENTER).perform()
+    page.press(Keys.TAB, Keys.ENTER)
     page.wait(lambda: "Version 1 serves now" in page.text("notice"))
     assert champion(service, "returned") == 1
     page.wait(lambda: not page.find("rollback").is_enabled())  # there is nothing further back
@@ -150,26 +156,7 @@ def test_p_values_of_normal_inputs_fill_every_bar_to_one(page, calibration):
 @pytest.mark.parametrize("text", ["1,2\n3,4", "x,y\n1,2\n3,4\n", "\ufeffx;y\r\n1;2\r\n3;4\r\n", '"x"\t"y"\n"1"\t2\n\n3\t4'])
 def test_csv_is_read_in_its_forms(page, text):
     page.show("lathe")
-    assert page.script("trial", "module.parseCsv(given)", text) == [[1, 2], [3, 4]]
-
-
-@pytest.mark.parametrize("width", [360, 2560])
-def test_the_page_never_scrolls_sideways(page, csv, width):
-    screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-    page.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
-    page.show("lathe")
-    page.score(csv)
-    assert page.browser.execute_script("return innerWidth") == width
-    assert (
-        page.browser.execute_script("const { scrollWidth, clientWidth } = document.documentElement; return scrollWidth - clientWidth") == 0
-    )
-
-
-def test_the_documentation_of_the_api_renders_offline(page, service):
-    page.browser.get(f"{page.url}/docs")
-    paths = service.client.get("/openapi.json").json()["paths"].values()
-    page.wait(lambda: len(page.all(".opblock")) == sum(map(len, paths)))
-    assert [url for url in page.asked() if not url.startswith(page.url)] == []
+    assert page.script("files", "module.parseCsv(given)", text) == [[1, 2], [3, 4]]
 
 
 def test_an_empty_store_says_how_to_begin(browser, tmp_path):
@@ -192,3 +179,75 @@ def test_a_refused_version_is_named_with_its_reason(browser, tmp_path):
         page.show("broken")
         page.wait(lambda: page.text("troubles") == f"Version 1 of broken is refused and does not serve: {reason}.")
         page.wait(lambda: page.text("health") == "Not ready")
+        page.wait(lambda: reason in page.text("drift-trouble"))
+        assert not page.find("drift").is_displayed()
+
+
+def test_drift_is_told_with_its_alarm(page, service):
+    page.show("drifting")
+    assert service.score("drifting", rows(300, seed=5) + 2).status_code == 200
+    page.wait(lambda: page.text("drift-state") == "alarm")
+    report = service.client.get("/v1/detectors/drifting/drift").json()
+    assert page.text("drift-rows") == "300"
+    assert f"row {report['martingale']['alarm_row']}:" in page.text("drift-why")
+    page.wait(lambda: f"{report['features']['moved']} of 4 features have moved" in page.text("drift-moved"))
+    assert [row.text.split()[0] for row in page.all("#drift-ranked tr")] == [each["feature"] for each in report["features"]["ranked"]]
+    page.wait(lambda: page.all("#detectors [href='#/drifting'] .badge"))
+    page.wait(lambda: "now" in page.find("martingale").get_attribute("aria-label"))
+
+
+def test_outliers_are_listed_with_their_shares(page, service):
+    page.show("fed")
+    assert service.score("fed", {"rows": [[9, 0, 0, 0], [0, 0, 0, 0]], "keys": ["far", "near"]}).json()["results"][0]["is_outlier"]
+    page.wait(lambda: page.all("#feed-rows tr"))
+    [row] = page.all("#feed-rows tr")
+    assert row.text.split()[0] == "far"
+    assert "features[0]" in row.text
+    assert len(row.find_elements("css selector", "rect.share")) == 3
+
+
+@pytest.mark.parametrize("key", ["<script>document.title = 'taken'</script>", '"><img src=x onerror=alert(1)>', "مضخة 7", "k" * 64])
+def test_a_hostile_key_is_text_and_nothing_else(page, service, key):
+    page.show("keyed")
+    assert service.score("keyed", {"rows": [[9, 9, 9, len(key)]], "keys": [key]}).status_code == 200
+    page.wait(lambda: key in [found.get_property("textContent") for found in page.all("#feed-rows bdi")])
+    assert page.all("#feed-rows :is(script, img)") == []
+    assert page.browser.title == "keyed · farfield"
+    assert page.complaints() == []
+
+
+def test_a_job_tells_its_progress_and_is_cancelled_once_that_is_confirmed(page, service):
+    page.show("lathe")
+    queue = Jobs(service.store.connection)
+    body = {"rows": rows(50).tolist(), "alpha": 0.2}
+    waiting, running = (service.client.post("/v1/detectors/lathe:fit", json=body).json()["id"] for _ in range(2))
+    assert queue.claim("me", 60.0).id == waiting
+    waiting, running = running, waiting
+    page.wait(lambda: page.all(f"[data-job='{running}']"))
+    for done in (50, 150):
+        queue.beat(running, "me", 60.0, Progress("read", done, 200, 25.0))
+        page.wait(lambda done=done: f"read: {done} of 200" in page.all(f"[data-job='{running}']")[0].text)
+    bar = page.all(f"[data-job='{running}'] progress")[0]
+    assert (bar.get_property("value"), bar.get_property("max")) == (150, 200)
+    queue.fail(running, "me", "<b>no</b> such column")
+    page.wait(lambda: "<b>no</b> such column" in page.all(f"[data-job='{running}']")[0].text)
+    for choice, state in (("no", "queued"), ("yes", "cancelled")):
+        page.click(f"[data-job='{waiting}'] button")
+        page.click(f"#confirm [value={choice}]")
+        page.wait(lambda: not page.find("confirm").is_displayed())
+        page.wait(lambda state=state: state in page.all(f"[data-job='{waiting}']")[0].text)
+        assert queue.get(waiting).state == state
+
+
+def test_a_service_that_is_gone_is_told_and_its_return_too(browser, tmp_path):
+    with served(tmp_path, {"lathe": [fitted()]}) as running:
+        page = Page.fresh(browser, str(running.client.base_url))
+        page.show("lathe")
+        page.wait(lambda: page.text("health") == "Ready")
+        running.process.kill()
+        page.wait(lambda: "The service does not answer. What is shown is as it was at" in page.text("troubles"))
+        assert page.text("name") == "lathe"
+        running.process.command[running.process.command.index("--port") + 1] = page.url.rpartition(":")[2]
+        running.process.start()
+        page.wait(lambda: page.text("health") == "Ready" and page.text("troubles") == "")
+        page.wait(lambda: page.all("#versions tr"))

@@ -27,14 +27,18 @@ NEVER = 10**9
 class Fitter:
     """The process that fits and is killed, again and again."""
 
-    def __init__(self, url: str) -> None:
-        command = [sys.executable, "-m", "tests.service.killed_fitter", url]
+    url = ""
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-m", "tests.service.killed_fitter"]
         self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def fit(self, name: str, data: Path, options: dict[str, Any], moment: int = NEVER) -> dict[str, Any]:
         assert self.process.stdin
         assert self.process.stdout
-        self.process.stdin.write(json.dumps({"name": name, "data": str(data), "options": options, "moment": moment}) + "\n")
+        self.process.stdin.write(
+            json.dumps({"url": self.url, "name": name, "data": str(data), "options": options, "moment": moment}) + "\n"
+        )
         self.process.stdin.flush()
         answer: dict[str, Any] = json.loads(self.process.stdout.readline())
         return answer
@@ -54,21 +58,27 @@ def copies(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [first, Path(shutil.copytree(first, folder / "second" / "elsewhere"))]
 
 
-@pytest.fixture(scope="module", params=["embedded", "redis", "tls"])
+@pytest.fixture(scope="module", params=["embedded", "tls"])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     started = KINDS[request.param](tmp_path_factory.mktemp("kill") / "server")
     yield started
     started.close()
 
 
-@pytest.fixture
-def fitter(server: Any) -> Iterator[Fitter]:
-    started = Fitter(server.url)
+@pytest.fixture(scope="module")
+def process() -> Iterator[Fitter]:
+    started = Fitter()
     yield started
     started.close()
 
 
-COMMON = {"alpha": 0.05, "on_error": "skip", "most_losses": 2}
+@pytest.fixture
+def fitter(process: Fitter, server: Any) -> Fitter:
+    process.url = server.url
+    return process
+
+
+COMMON = {"alpha": 0.1, "calibrate": 0.05, "on_error": "skip", "most_losses": 2}
 FITS = {
     "one pass": {"type": "gaussian+knn", **COMMON},
     "two passes": {"parameters": {"reduce": "pca", "kept_variance": 0.9}, **COMMON},
@@ -82,9 +92,10 @@ def test_a_killed_fit_gives_the_same_version(fitter: Fitter, server: Any, name: 
     assert undisturbed == {"ended": "finished", "phase": "read", "rows": 0}
     random, attempts = np.random.default_rng(len(options)), []
     while not attempts or attempts[-1]["ended"] != "finished":
-        attempts.append(fitter.fit(name, copies[len(attempts) % 2], options, int(random.integers(20, 220))))
+        attempts.append(fitter.fit(name, copies[len(attempts) % 2], options, int(random.integers(20, 100))))
         assert attempts[-1]["ended"] != "failed"
-    begun = [(attempt["phase"] == "second look", attempt["rows"]) for attempt in attempts if attempt["phase"]]
+        assert len(attempts) < 40
+    begun = [(attempt["phase"] == "second look", attempt["rows"]) for attempt in attempts if attempt["phase"] != "none"]
     assert len(begun) > 3
     assert begun == sorted(begun), "each goes on where the last one was, or beyond"
     assert begun[-1] > (False, COUNT // 3)
@@ -100,7 +111,7 @@ def test_a_killed_fit_gives_the_same_version(fitter: Fitter, server: Any, name: 
         assert made["source"]["lost"] == 2
         assert not list(raw.scan_iter(match=f"farfield:{{{name}-0}}:checkpoint:*", count=10_000))
         left = list(raw.scan_iter(match=f"farfield:{{{name}}}:checkpoint:*", count=10_000))
-        assert all(raw.ttl(key) > 0 and key.count(b":") > 3 for key in left), "of writes that were cut, chunks that expire"
+        assert all(raw.ttl(key) > 0 for key in left), "what a killed fit leaves expires"
 
 
 def test_a_damaged_checkpoint_is_none(fitter: Fitter, server: Any, name: str, copies: list[Path]) -> None:
@@ -109,7 +120,7 @@ def test_a_damaged_checkpoint_is_none(fitter: Fitter, server: Any, name: str, co
     fitter.fit(f"{name}-0", copies[0], options)
     with Store.open(server.url) as store, server.client() as raw:
         for damage in ("changed", "cut", "gone"):
-            assert fitter.fit(name, copies[0], options, 90)["ended"] == "killed"
+            assert fitter.fit(name, copies[0], options, 60)["ended"] == "killed"
             for key in raw.scan_iter(match=f"farfield:{{{name}}}:checkpoint:*:*:0", count=10_000):
                 data = raw.get(key)
                 raw.set(key, {"changed": data[:-1] + bytes([data[-1] ^ 1]), "cut": data[:-9], "gone": data}[damage])
@@ -123,7 +134,7 @@ def test_a_damaged_checkpoint_is_none(fitter: Fitter, server: Any, name: str, co
 def test_checkpoints_of_other_fits_are_not_taken(fitter: Fitter, server: Any, name: str, copies: list[Path]) -> None:
     """Another seed, or data that have changed: from zero; the same again: from where it was."""
     options = FITS["one pass"]
-    assert fitter.fit(name, copies[0], options, 120)["ended"] == "killed"
+    assert fitter.fit(name, copies[0], options, 60)["ended"] == "killed"
     assert fitter.fit(name, copies[0], {**options, "seed": 1}, 20) == {"ended": "killed", "phase": "read", "rows": 0}
     assert fitter.fit(name, copies[0], options, 20)["rows"] > 0
 
@@ -132,7 +143,7 @@ def test_checkpoints_in_a_store_that_is_away_or_full(tmp_path: Path, name: str) 
     """The fit goes on without them; the last one stays whole, and its chunks replace those before it."""
     server = KINDS["redis"](tmp_path / "server")
     try:
-        with Store.open(server.url) as store, server.client() as raw:
+        with Store.open(server.url, timeout=0.2) as store, server.client() as raw:
             kept = Checkpoints(store.connection, name, {"fit": 1}, 0.001)
             assert kept.load() is None
             kept.save(Checkpoint({"position": 1}, {"rows": np.arange(2_000_000.0), "empty": np.empty((0, 3)), "one": np.array(1.5)}))

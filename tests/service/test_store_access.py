@@ -9,11 +9,16 @@ import pytest
 import redis
 
 from service import data_sets
+from service.feedback import Feedback
 from service.jobs import Jobs, Progress
 from service.orphans import orphans
+from service.outliers import Feed, Outlier
 from service.settings import Settings
 from service.store import Store
 from service.uploads import Uploads
+from service.webhooks import Webhooks
+from tests.servers import eventually
+from tests.service.receiving import sending
 from tests.service.samples import publish, read_whole
 from tests.service.served import npy, rows
 from tests.service.stores import ACL_RULE, Tls
@@ -28,9 +33,10 @@ def test_the_documented_rule_allows_no_command_too_many(tmp_path: Path, name: st
             exercise(store, name)
             exercise_jobs(Jobs(store.connection))
             exercise_uploads(store)
+            exercise_outliers(store, name)
             orphans(store)
             used = {command.removeprefix("cmdstat_") for command in raw.info("commandstats")}
-        assert set(re.findall(r"\+(\w+)", ACL_RULE)) <= used
+        assert set(re.findall(r"\+([\w|]+)", ACL_RULE)) <= used
     finally:
         server.close()
 
@@ -79,6 +85,24 @@ def exercise_uploads(store: Store) -> None:
     data_sets.complete(store, upload.id)
     uploads.all()
     uploads.delete(upload.id)
+
+
+def exercise_outliers(store: Store, name: str) -> None:
+    """Every method of the feed and of feedback once, and of webhooks what asks the store."""
+    settings = sending("http://127.0.0.1:1/")
+    feed = Feed(store.connection, settings)
+    feed.add(name, [Outlier("id", "key", 1, 9.5, 0.01, 0.05, 1e9)])
+    feed.newest(name, 1)
+    feed.trim([name])
+    feedback = Feedback(store.connection, feed, settings)
+    feedback.mark(name, ["key"], "confirmed")
+    feedback.mark(name, ["key"], None)
+    feedback.all(name)
+    feed.counts([name])
+    webhooks = Webhooks(settings, store, first_pause=0.0)
+    webhooks._taken(name, "group")
+    ((outlier, _),) = eventually(lambda: webhooks._taken(name, "group"), "taken again")
+    webhooks._ended(name, "group", outlier, "delivered")
 
 
 @pytest.mark.parametrize("key", ["other", "farfiel:{x}:versions"])

@@ -1,0 +1,216 @@
+"""The pages of the service: who may use them, what they may do, and that anybody can read them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from selenium.webdriver import Keys
+
+from service.pages import CONSOLE, SWAGGER_UI
+from tests.service.browser import Page, chromium
+from tests.service.samples import fitted
+from tests.service.served import rows, served
+
+MANY = 10_000
+WIDTHS = [360, 768, 1440, 2560]
+STYLE = (CONSOLE / "console.css").read_text()
+COLOURS = dict(re.findall(r"--([\w-]+): light-dark\((#\w{6}, #\w{6})\)", STYLE))
+TEXTS = [
+    *((text, ground) for text in ("text", "quiet", "blue", "orange", "green") for ground in ("card", "ground")),
+    *((f"{colour}", f"{colour}-soft") for colour in ("blue", "orange", "green")),
+    *((text, "blue-soft") for text in ("text", "quiet")),
+]
+SHAPES = [(bar, "card") for bar in ("bar", "bar-alarm", "blue")]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as driver:
+        yield driver
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory):
+    with served(tmp_path_factory.mktemp("pages"), {"lathe": [fitted(), fitted(2.0)]}) as running:
+        running.score("lathe", rows(40) * 2)
+        running.client.post("/v1/detectors/lathe:fit", json={"rows": rows(50).tolist(), "alpha": 0.2}).raise_for_status()
+        yield running
+
+
+@pytest.fixture
+def page(browser, service):
+    return Page.fresh(browser, str(service.client.base_url))
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/assets/console/console.js", "/assets/docs/swagger-ui-bundle.js"])
+def test_every_page_has_a_strict_policy(service, path):
+    answer = service.client.get(path)
+    assert answer.status_code == 200
+    policy = dict(directive.split(" ", 1) for directive in answer.headers["content-security-policy"].split("; "))
+    assert policy["default-src"] == "'self'"
+    assert [policy[name] for name in ("object-src", "base-uri", "frame-ancestors")] == ["'none'"] * 3
+    assert policy["form-action"] == "'self'"
+    assert "unsafe" not in str(policy)
+    assert "http" not in str(policy)
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["referrer-policy"] == "no-referrer"
+    again = service.client.get(path, headers={"if-none-match": answer.headers["etag"]})
+    assert again.status_code == (304 if path.startswith("/assets") else 200)
+
+
+def test_the_policy_stops_scripts_in_the_page(page):
+    page.show("lathe")
+    page.browser.execute_script(
+        "const script = document.createElement('script'); script.textContent = 'document.title = \"taken\"'; document.body.append(script)"
+    )
+    assert page.browser.title == "lathe · farfield"
+    assert any("Content Security Policy" in entry["message"] for entry in page.complaints())
+
+
+def test_the_documentation_of_the_api_renders_offline(page, service):
+    page.browser.get(f"{page.url}/docs")
+    paths = service.client.get("/openapi.json").json()["paths"].values()
+    page.wait(lambda: len(page.all(".opblock")) == sum(map(len, paths)))
+    page.click(".opblock-summary-control")
+    page.click(".opblock-body .try-out__btn")
+    page.wait(lambda: page.all(".opblock-body .execute"))
+    assert page.complaints() == []
+    assert [url for url in page.asked() if not url.startswith(page.url)] == []
+    assert page.all("header a[href='/openapi.json']")
+
+
+def test_what_is_shipped_of_swagger_ui_is_as_its_note_says():
+    note = (SWAGGER_UI / "README.md").read_text()
+    sizes = {name: int(size.replace(" ", "")) for name, size in re.findall(r"`([\w.-]+)` \(([\d ]+) bytes\)", note)}
+    assert sizes == {path.name: path.stat().st_size for path in SWAGGER_UI.iterdir() if path.suffix in {".js", ".css"}}
+
+
+@pytest.mark.parametrize("path", sorted(CONSOLE.iterdir()), ids=lambda path: path.name)
+def test_files_of_the_console_stay_short_and_bare(path: Path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 300
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|\beval\b|new Function|\bstyle=|<script>|\son\w+=\"", text)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_page_never_scrolls_sideways(page, width, tmp_path):
+    (tmp_path / f"{'long' * 30}.csv").write_text("1,2,3,4\n9,9,9,9\n")
+    page.resize(width)
+    page.show("lathe")
+    page.score(tmp_path / f"{'long' * 30}.csv")
+    page.wait(lambda: page.all("#feed-rows tr") and page.all("#jobs-rows tr"))
+    assert page.browser.execute_script("return innerWidth") == width
+    too_wide = "const { scrollWidth, clientWidth } = document.documentElement; return scrollWidth - clientWidth"
+    assert page.browser.execute_script(too_wide) == 0
+    page.click("[data-version='1'] button")
+    page.wait(lambda: "golden" in page.text("confirm-details"))
+    assert page.find("confirm").size["width"] <= width
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_contrast_is_enough(theme):
+    shades = {name: pair.split(", ")[theme == "dark"] for name, pair in COLOURS.items()}
+    assert [pair for pair in TEXTS if contrast(*(shades[name] for name in pair)) < 4.5] == []
+    assert [pair for pair in SHAPES if contrast(*(shades[name] for name in pair)) < 3] == []
+
+
+def contrast(one: str, other: str) -> float:
+    """As WCAG 2 defines it."""
+    darker, lighter = sorted(map(luminance, (one, other)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def luminance(colour: str) -> float:
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_theme_is_that_of_the_system_and_motion_can_be_off(page, theme):
+    features = [{"name": "prefers-color-scheme", "value": theme}, {"name": "prefers-reduced-motion", "value": "reduce"}]
+    page.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    page.show("lathe")
+    computed = "return getComputedStyle(arguments[0])[arguments[1]]"
+    ground = page.browser.execute_script(computed, page.all("body")[0], "background-color")
+    shade = COLOURS["ground"].split(", ")[theme == "dark"]
+    assert ground == f"rgb({', '.join(str(int(shade[i : i + 2], 16)) for i in (1, 3, 5))})"
+    assert page.browser.execute_script(computed, page.find("rollback"), "transition-duration") == "0s"
+    page.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def test_everything_has_a_name_for_those_who_do_not_see_it(page):
+    page.show("lathe")
+    page.wait(lambda: page.all("#feed-rows tr") and page.all("#jobs-rows tr") and page.find("martingale").get_attribute("aria-label"))
+    nodes = page.browser.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    named = [
+        (node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes if not node["ignored"] and node["role"]["value"]
+    ]
+    roles = {"button", "link", "textbox", "searchbox", "spinbutton", "combobox", "progressbar", "region", "image", "table", "navigation"}
+    assert [role for role, name in named if role in roles - {"table"} and not name.strip()] == []
+    assert {"banner", "main", "navigation", "region", "table"} <= {role for role, _ in named}
+    assert all(name.strip() for role, name in named if role in ("columnheader", "rowheader"))
+    identifiers = [element.get_attribute("id") for element in page.all("[id]")]
+    assert len(identifiers) == len(set(identifiers))
+    levels = [int(heading.tag_name[1]) for heading in page.all("h1, h2, h3") if heading.is_displayed()]
+    assert levels.count(1) == 1
+    charts = [chart.get_attribute("aria-label") for chart in page.all("main svg[role=img]")]
+    assert len(charts) == 5
+    assert all(charts)
+
+
+def test_the_keyboard_reaches_everything_in_order_and_is_seen_to(page):
+    page.show("lathe")
+    page.wait(lambda: page.all("#jobs-rows button") and page.all("#feed-rows tr"))
+    page.press(Keys.TAB)
+    assert page.focused().text == "Skip to the detector"
+    reached, outlines = [], []
+    for _ in range(30):
+        page.press(Keys.TAB)
+        element = page.focused()
+        if element.tag_name == "body":
+            break
+        reached.append(element.get_attribute("id") or element.text or element.get_attribute("aria-label"))
+        outlines.append(
+            page.browser.execute_script("return getComputedStyle(arguments[0].closest('#drop') ?? arguments[0]).outlineStyle", element)
+        )
+    order = ["farfield", "API", "OpenAPI document", "Metrics", "lathe", "Promote", "files", "alpha", "by", "Cancel"]
+    wanted = iter(reached)
+    assert all(any(step == found.split("\n")[0] for found in wanted) for step in order), reached
+    assert set(outlines) == {"solid"}
+
+
+def test_skipping_leads_past_the_list(page):
+    page.show("lathe")
+    page.press(Keys.TAB, Keys.ENTER)
+    assert page.focused().get_attribute("id") == "main"
+    page.wait(lambda: page.text("name") == "lathe")
+
+
+def test_ten_thousand_detectors_are_found_a_page_at_a_time(browser, tmp_path):
+    with served(tmp_path, {"lathe": [fitted()]}) as running:
+        client = running.store.connection.client
+        versions = client.hgetall("farfield:{lathe}:versions")
+        names = [f"pump-{index:05}" for index in range(MANY)]
+        written = client.pipeline(transaction=False)
+        for name in names:
+            written.hset(f"farfield:{{{name}}}:versions", mapping=versions)
+        written.sadd("farfield:detectors", *names)
+        written.execute()
+        page = Page.fresh(browser, str(running.client.base_url))
+        page.show("lathe")
+        page.wait(lambda: page.text("range") == "1–50 of 10,001")
+        assert len(page.all("#detectors a")) == 50
+        page.find("later").click()
+        assert page.text("range") == "51–100 of 10,001"
+        page.find("search").click()
+        page.press("P-07")
+        assert page.text("range") == "1–50 of 1,000"
+        page.press("123")
+        assert [link.text.split()[0] for link in page.all("#detectors a")] == ["pump-07123"]
+        page.press("4")
+        assert page.text("found") == "None has this in its name."
+        assert page.focused().get_attribute("id") == "search"
+        assert len(page.all("#troubles li")) <= 6
