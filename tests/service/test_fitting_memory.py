@@ -15,7 +15,7 @@ from tests.service.fits import fit, rows, task_of
 
 ROOT = Path(__file__).parents[2]
 WIDTH = 16
-BOUND = 260  # MiB: chunks of 16 MiB, what is made of them, and three times the 8 MiB of the fit
+BOUND = 260  # MiB: of which most are pages of the file, which is mapped
 
 
 def grown(path: Path, kind: str) -> tuple[int, int]:
