@@ -16,7 +16,7 @@ from detectors.state import arrays_of, rebuilt
 from models import Extractor, Level
 from service.engine import Fitted, Sampled, unfitted, updatable
 from service.errors import InvalidInput
-from service.features import Batch, EncodedImage, Features
+from service.features import Batch, Features, numeric_rows
 from service.fitting.sample import Sample
 from service.golden import GOLDEN_INPUT_BYTES, GOLDEN_INPUTS, Golden, size
 from service.judges import JUDGES, CrossJudge
@@ -209,9 +209,10 @@ class Gathering:
     def _keep_inputs(self, hashes: NDArray[np.uint64], inputs: Batch) -> None:
         found: dict[int, NDArray[Any] | bytes] = {}
         for place in np.argsort(hashes)[: 4 * GOLDEN_INPUTS]:
-            one: EncodedImage | NDArray[Any] = inputs.rows[place] if inputs.rows is not None else inputs.images[place]  # type: ignore[index]
-            if inputs.rows is not None or size(one) <= GOLDEN_INPUT_BYTES:
-                found[int(hashes[place])] = one
+            if inputs.rows is not None:
+                found[int(hashes[place])] = numeric_rows(inputs.rows[[place]])[0]  # never bytes, which images are
+            elif inputs.images is not None and size(inputs.images[place]) <= GOLDEN_INPUT_BYTES:
+                found[int(hashes[place])] = inputs.images[place]
         self.inputs = _smallest({**self.inputs, **found})
 
     def _golden_inputs(self) -> Batch:
