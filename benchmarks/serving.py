@@ -24,6 +24,7 @@ import platform
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -39,7 +40,7 @@ from benchmarks.fit import onnxruntime_alone, pictures
 from benchmarks.serving_peers import Unavailable, peers
 from benchmarks.serving_peers.bodies import FORMS
 from benchmarks.serving_peers.scorer import WIDTH
-from benchmarks.serving_peers.servers import Sample, Server, load, running, start
+from benchmarks.serving_peers.servers import MARK, Sample, Server, load, running, settle, start
 from benchmarks.serving_peers.targets import KERNEL, NETWORK, OURS, TWO, judged, table
 from models import Extractor, bundled, decode
 from models.graph import parse, with_taps
@@ -50,7 +51,7 @@ from service.recipe import Recipe
 from service.store import Store
 
 PAGE = Path("docs/performance.md")
-MARK = "benchmarks.serving"
+SECTION = "benchmarks.serving"
 FITTED, PICTURES = 4000, 100
 SHAPES = {f"{count} x {WIDTH}": count for count in (1, 32, 1024, 10_000)} | {"1 JPEG": 1, "32 JPEG": 32}
 IN_FLIGHT = 500e6  # bytes of the bodies of all connections, beyond which nothing is measured: a server holds them all
@@ -144,28 +145,28 @@ class Run:
     """Servers that answer as the detector does, and what was found; ``troubles`` are of those that do not take part."""
 
     material: Material
+    environment: dict[str, str]  # of the servers
     servers: list[Server] = field(default_factory=list)
     troubles: list[str] = field(default_factory=list)
     figures: dict = field(default_factory=dict)
 
-    def start_all(self, environment: dict[str, str], options: argparse.Namespace) -> None:
-        names = options.peers
+    def start_all(self, options: argparse.Namespace) -> None:
         for name, workers in ((OURS, 1), (TWO, 2)):
             given = ["--store", self.material.store(f"store{workers}"), "--workers", str(workers), "--no-worker", "--port", "{port}"]
             command = [sys.executable, "-m", "service.cli", "serve", *given]
-            self._start(name, __version__, command, PATHS, environment | LIMITS)
+            self._start(name, __version__, command, PATHS, LIMITS)
         for peer in peers():
-            if names is None or peer.name in names:
+            if options.peers is None or peer.name in options.peers:
                 try:
                     python = peer.interpreter(options.folder)
                     command = [python, peer.script, "{port}", self.material.folder]
-                    self._start(peer.name, peer.version(python), command, peer.paths, environment)
+                    self._start(peer.name, peer.version(python), command, peer.paths)
                 except Unavailable as error:
                     self._trouble(peer.name, error)
 
-    def _start(self, name: str, version: str, command: list, paths: dict[str, str], environment: dict[str, str]) -> None:
+    def _start(self, name: str, version: str, command: list, paths: dict[str, str], settings: dict[str, str] | None = None) -> None:
         _say(f"starting {name} {version}")
-        server = start(name, version, command, paths, environment, self.material.folder)
+        server = start(name, version, command, paths, self.environment | (settings or {}), self.material.folder)
         first = next(iter(paths))
         try:
             server.wait(first, self.made(first, "1 x 512"))
@@ -193,7 +194,9 @@ class Run:
             for contestant, (size, alone, call) in calls.items():
                 if size * connections <= IN_FLIGHT:
                     chosen[contestant] = partial(_turn, call, connections, alone)
-            self.figures[shape, connections] = taking_turns(chosen, options.rounds, options.seconds)
+            self.figures[shape, connections] = taking_turns(
+                chosen, options.rounds, options.seconds, partial(settle, self.environment[MARK])
+            )
             _say(f"{shape}, {connections} connections")
 
     def _check(self, calls: dict, server: Server, form: str, shape: str) -> None:
@@ -233,12 +236,13 @@ def _turn(call, connections: int, alone: float, seconds: int) -> Sample:
     return call(connections, math.ceil(min(max(seconds, alone * connections), LONGEST * seconds)))
 
 
-def taking_turns(calls: dict, rounds: int, seconds: int) -> dict:
-    """Samples of each of ``calls`` by name; every round has one of each, beginning one place further on."""
+def taking_turns(calls: dict, rounds: int, seconds: int, pause: Callable[[], None]) -> dict:
+    """Samples of each of ``calls`` by name, with a pause before each; every round has one of each, beginning one place further on."""
     found, names = {name: [] for name in calls}, list(calls)
     for number in range(rounds):
         first = number % len(names)
         for name in names[first:] + names[:first]:
+            pause()
             found[name].append(calls[name](seconds))
     return found
 
@@ -278,14 +282,14 @@ def main() -> None:
     options = _options()
     begun = _machine()
     with tempfile.TemporaryDirectory(prefix="farfield-serving-") as folder, threadpool_limits(1), running() as environment:
-        run = Run(Material.made(Path(folder)))
-        run.start_all(environment, options)
+        run = Run(Material.made(Path(folder)), environment)
+        run.start_all(options)
         for shape in options.shapes:
             run.measure(shape, options)
     text = f"{begun}, when it ended {os.getloadavg()[0]:.1f}; {options.rounds} rounds of {options.seconds} s.\n\n{run.text()}"
     print(text)
     if options.write:
-        PAGE.write_text(pages.written(PAGE.read_text(), MARK, text))
+        PAGE.write_text(pages.written(PAGE.read_text(), SECTION, text))
 
 
 if __name__ == "__main__":

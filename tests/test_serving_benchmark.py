@@ -55,8 +55,8 @@ def test_every_round_has_one_turn_of_each_and_begins_with_another():
     """So that none is always the first after a pause."""
     order = []
     calls = {name: lambda seconds, name=name: order.append(name) or seconds for name in "abc"}
-    assert serving.taking_turns(calls, 2, 5) == {"a": [5, 5], "b": [5, 5], "c": [5, 5]}
-    assert "".join(order) == "abcbca"
+    assert serving.taking_turns(calls, 2, 5, lambda: order.append(" ")) == {"a": [5, 5], "b": [5, 5], "c": [5, 5]}
+    assert "".join(order) == " a b c b c a"
 
 
 def test_every_target_names_what_is_measured():
@@ -109,4 +109,4 @@ def test_a_server_that_does_not_start_is_told_with_what_it_printed(tmp_path):
 def test_the_tables_have_their_place_on_the_page():
     """Once."""
     page = serving.PAGE.read_text()
-    assert page.count(f"<!-- {serving.MARK} begins -->") == page.count(f"<!-- {serving.MARK} ends -->") == 1
+    assert page.count(f"<!-- {serving.SECTION} begins -->") == page.count(f"<!-- {serving.SECTION} ends -->") == 1

@@ -24,6 +24,7 @@ from benchmarks.serving_peers.bodies import FORMS, Made
 MARK = "SERVING_BENCHMARK"  # a variable by which every process that a run has started is known, whoever started it
 START_SECONDS = 300
 END_SECONDS = 15
+SETTLE_SECONDS, LOOK_SECONDS, QUIET = 60, 0.2, 0.3  # until servers use less than so much of a core, seen over so long
 LUA = Path(__file__).with_name("body.lua")
 PINNED = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
@@ -87,6 +88,28 @@ def running() -> Iterator[dict[str, str]]:
         while _marked(mark) and time.monotonic() < until:
             time.sleep(0.1)
         _end(mark, signal.SIGKILL)
+
+
+def settle(mark: str) -> None:
+    """Wait until the servers have worked off what was asked of them by clients that have left: most go on, and would disturb the next."""
+    until, used = time.monotonic() + SETTLE_SECONDS, _processor_seconds(mark)
+    while time.monotonic() < until:
+        time.sleep(LOOK_SECONDS)
+        before, used = used, _processor_seconds(mark)
+        if used - before < QUIET * LOOK_SECONDS:
+            return
+
+
+def _processor_seconds(mark: str) -> float:
+    """Of all processes with this mark."""
+    ticks = 0
+    for process in _marked(mark):
+        try:
+            fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _end(mark: str, number: int) -> None:
