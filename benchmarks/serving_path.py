@@ -36,14 +36,15 @@ from safetensors.numpy import save
 from starlette.requests import Request
 from threadpoolctl import threadpool_limits
 
-from service import archive, engine, scoring
-from service.callers import Caller
-from service.codecs import batch_of_json, parse_json
+from service import archive, engine
 from service.features import Batch
 from service.gate import Gate
 from service.manifest import Source
 from service.recipe import Recipe
 from service.schemas import Options
+from service.scoring import scoring
+from service.scoring.callers import Caller
+from service.scoring.codecs import batch_of_json, parse_json
 from service.settings import Settings
 from service.store import Store
 from service.versions import Loaded

@@ -15,34 +15,29 @@ from fastapi.responses import JSONResponse
 from prometheus_client.exposition import choose_encoder
 from threadpoolctl import threadpool_limits
 
-from service import (
-    __version__,
-    drift_routes,
-    errors,
-    job_routes,
-    outlier_routes,
-    pages,
-    problems,
-    score_routes,
-    update_routes,
-    upload_routes,
-)
-from service.drift import FLUSH_SECONDS, Drift
-from service.feedback import Feedback
+from service import __version__, errors, pages, problems
+from service.drift import routes as drift_routes
+from service.drift.monitor import FLUSH_SECONDS, Drift
 from service.gate import BodyLimit, Gate, OwnPagesOnly, Watch
-from service.job_watch import JobWatch
-from service.jobs import Jobs
+from service.jobs import routes as job_routes
+from service.jobs.queue import Jobs
+from service.jobs.watch import JobWatch
 from service.metrics import Metrics
-from service.outliers import Feed
-from service.patience import BodyDeadline
+from service.outliers import routes as outlier_routes
+from service.outliers.feed import Feed
+from service.outliers.feedback import Feedback
+from service.outliers.shadow import Shadows
+from service.outliers.sightings import Sightings
 from service.protocol import routes as protocol
 from service.protocol.models import Models, serves
 from service.routes import SCHEMAS, Service, router
 from service.schemas import Readiness, Refused
+from service.scoring import routes as score_routes
+from service.serving.patience import BodyDeadline
 from service.settings import Settings
-from service.shadow import Shadows
-from service.sightings import Sightings
 from service.store import Store
+from service.updates import routes as update_routes
+from service.uploads import routes as upload_routes
 from service.versions import NOT_ASKED, Versions
 
 log = logging.getLogger(__name__)

@@ -17,19 +17,7 @@ from pyarrow import csv, parquet
 from rich.markup import escape
 from rich.table import Table
 
-from service import (
-    __version__,
-    demo,
-    doctor,
-    engine,
-    errors,
-    job_commands,
-    outlier_commands,
-    retention_commands,
-    serving,
-    sources,
-    version_commands,
-)
+from service import __version__, demo, doctor, engine, errors, sources
 from service.arguments import (
     AlphaOption,
     AttributeByOption,
@@ -54,12 +42,17 @@ from service.arguments import (
 )
 from service.evaluation import evaluate as evaluate_recipe
 from service.fitting import commands as fit_commands
+from service.jobs import commands as job_commands
 from service.names import checked_alias, checked_name, parsed_reference
+from service.outliers import commands as outlier_commands
 from service.publication import promote as promote_version
 from service.publication import rollback as rollback_alias
-from service.scoring import answer, asked
+from service.retention import commands as retention_commands
+from service.scoring.scoring import answer, asked
+from service.serving import server as serving
 from service.store import Store
 from service.terminal import err, out, print_json, print_scores, progress, refusals, say
+from service.updates import commands as version_commands
 from service.versions import DEFAULT_ALIAS, load, routes
 
 GUIDANCE = (

@@ -19,12 +19,13 @@ from rich.table import Table
 from sklearn.metrics import roc_auc_score
 
 from models import Extractor, bundled
-from service import engine, errors, serving, sources
+from service import engine, errors, sources
 from service.connection import without_password
 from service.features import Progress, fingerprint
 from service.manifest import Source
 from service.publication import publish
 from service.recipe import Recipe
+from service.serving import server as serving
 from service.settings import Settings
 from service.store import Store
 from service.versions import DEFAULT_ALIAS

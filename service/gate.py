@@ -16,10 +16,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.callers import Caller
 from service.errors import ForeignOrigin, Overloaded
 from service.metrics import Metrics
 from service.problems import STATUS, problem
+from service.scoring.callers import Caller
 
 T = TypeVar("T")
 

@@ -19,12 +19,12 @@ from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Met
 from prometheus_client.registry import Collector
 
 from service import __version__
-from service.drift_figures import DriftFigures
+from service.drift.figures import DriftFigures
 from service.engine import Fitted, Verdicts
-from service.jobs import SECONDS_BUCKETS as JOB_SECONDS_BUCKETS
-from service.jobs import Tallies
+from service.jobs.queue import SECONDS_BUCKETS as JOB_SECONDS_BUCKETS
+from service.jobs.queue import Tallies
 from service.manifest import Manifest
-from service.outlier_figures import OutlierFigures
+from service.outliers.figures import OutlierFigures
 
 # Even steps, so that uniform p-values fill them evenly, and small ones, where alarms are decided.
 P_VALUE_BUCKETS = (0.001, 0.005, 0.01, 0.05, *(round(0.1 * i, 1) for i in range(1, 11)))

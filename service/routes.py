@@ -9,17 +9,18 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 
-from service.callers import Caller
-from service.drift import Drift
+from service.drift.monitor import Drift
 from service.engine import Verdicts
-from service.feedback import Feedback
 from service.gate import Gate
-from service.job_watch import JobWatch
-from service.jobs import Jobs
+from service.jobs.queue import Jobs
+from service.jobs.watch import JobWatch
 from service.manifest import Manifest
 from service.metrics import Metrics
 from service.names import ALIAS_PATTERN, NAME_PATTERN, checked_alias
-from service.outliers import Feed
+from service.outliers.feed import Feed
+from service.outliers.feedback import Feedback
+from service.outliers.shadow import Shadows
+from service.outliers.sightings import Asked, Sightings
 from service.schemas import (
     AliasHistory,
     AliasRequest,
@@ -33,9 +34,8 @@ from service.schemas import (
     VersionList,
     VersionSummary,
 )
+from service.scoring.callers import Caller
 from service.settings import Settings
-from service.shadow import Shadows
-from service.sightings import Asked, Sightings
 from service.store import Store
 from service.versions import Loaded, Routing, Versions, routes
 

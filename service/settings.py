@@ -15,7 +15,7 @@ from pydantic_settings import (
 )
 
 from service.names import NAME_PATTERN
-from service.targets import check_targets
+from service.outliers.targets import check_targets
 
 MIB = 2**20
 

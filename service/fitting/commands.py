@@ -34,7 +34,7 @@ from service.fitting.gathering import Gathering
 from service.fitting.order import task_of
 from service.fitting.passes import chunk_rows
 from service.fitting.task import DOUBLE, Task
-from service.job_schemas import FitOptions
+from service.jobs.schemas import FitOptions
 from service.judges import CrossJudge
 from service.names import checked_alias, checked_name
 from service.problems import explained

@@ -9,7 +9,7 @@ from pathlib import Path
 from service import sources
 from service.arguments import extractor_of
 from service.fitting.task import Task
-from service.job_schemas import FitOptions
+from service.jobs.schemas import FitOptions
 from service.settings import MIB, Settings
 
 

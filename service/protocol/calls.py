@@ -11,12 +11,12 @@ from typing import Any
 
 import grpc
 
-from service.callers import Caller
 from service.errors import NotReady, Overloaded, ServiceError, StartupError, StoreUnavailable
 from service.names import checked_name
 from service.problems import CLIENT_GONE, STATUS
 from service.protocol.messages import MESSAGES, METHODS, Message, parsed
 from service.protocol.models import Models, reference_of
+from service.scoring.callers import Caller
 
 log = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import orjson
 
-from service.compression import WINDOWS, decompressed
 from service.errors import InvalidInput, TooLarge
 from service.protocol.query import JsonObject, Query, object_of, query_of
 from service.protocol.tensors import BYTES, DATATYPES, FORMS, Output, Slot, Tensor, tensor_of_bytes, tensor_of_json
+from service.scoring.compression import WINDOWS, decompressed
 from service.settings import Settings
 
 FAST = 1  # level of compression

@@ -6,12 +6,12 @@ import re
 from typing import TypeVar
 
 from service import __version__
-from service.callers import Caller
 from service.errors import InvalidInput, NotReady, UnknownDetector, Unsupported
 from service.names import ALIAS_PATTERN
 from service.protocol.schemas import IndexEntry, ModelMetadata, ModelReady, ServerMetadata, Statistics
 from service.protocol.scoring import Sent, judge
 from service.routes import Service
+from service.scoring.callers import Caller
 from service.versions import Loaded, Reference, Versions, routes
 
 T = TypeVar("T")

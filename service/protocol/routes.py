@@ -11,7 +11,6 @@ from typing import Annotated, Any
 import orjson
 from fastapi import APIRouter, Depends, Path, Request, Response
 
-from service.callers import Caller
 from service.errors import InvalidInput
 from service.protocol.envelope import Body
 from service.protocol.models import VERSION_PATTERN, Models, reference_of
@@ -29,6 +28,7 @@ from service.protocol.schemas import (
     Statistics,
 )
 from service.routes import Name
+from service.scoring.callers import Caller
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 SCHEMAS = (InferRequest,)  # named in a text below, and so needed in the OpenAPI document

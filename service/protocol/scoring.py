@@ -8,14 +8,15 @@ from typing import Any, Protocol, TypeVar
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from service import codecs, engine
-from service.encoders import TAIL
+from service import engine
 from service.errors import InvalidInput, TooLarge, Unsupported
 from service.features import Batch, timed
 from service.problems import explained
 from service.protocol.query import JsonObject, Query
 from service.protocol.tensors import BYTES, Output, Slot, Tensor
 from service.schemas import Options
+from service.scoring import codecs
+from service.scoring.encoders import TAIL
 from service.settings import Settings
 from service.versions import Loaded
 

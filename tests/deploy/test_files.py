@@ -23,7 +23,11 @@ from tests.service.stores import ACL_RULE
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy" / "helm" / "farfield"
-FILES = [ROOT / "Dockerfile", ROOT / "docker-compose.yml", *sorted(path for path in (ROOT / "deploy").rglob("*") if path.is_file() and "__pycache__" not in path.parts)]
+FILES = [
+    ROOT / "Dockerfile",
+    ROOT / "docker-compose.yml",
+    *sorted(path for path in (ROOT / "deploy").rglob("*") if path.is_file() and "__pycache__" not in path.parts),
+]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]
 

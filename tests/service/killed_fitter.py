@@ -18,9 +18,9 @@ from typing import Any
 
 from redis.connection import AbstractConnection
 
-from service import work
 from service.fitting import checkpoint, passes
-from service.job_schemas import FitOptions
+from service.jobs import work
+from service.jobs.schemas import FitOptions
 from service.settings import Settings
 from service.store import Store
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import uvicorn
 
+from service.outliers.webhooks import Webhooks
 from service.settings import Settings
 from service.store import Store
-from service.webhooks import Webhooks
 from tests.servers import eventually, free_port
 
 SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()

@@ -29,9 +29,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from typer.testing import CliRunner
 
-from service import codecs
 from service.cli import app
 from service.errors import InvalidInput
+from service.scoring import codecs
 from tests.servers import eventually
 from tests.service.samples import fitted
 from tests.service.served import JSON, NORMAL, NPY, Served, fitted_images, npy, pixels, rows, served

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from selenium.webdriver import Keys
 
-from service.jobs import Jobs, Progress
+from service.jobs.queue import Jobs, Progress
 from tests.service.browser import Page, chromium
 from tests.service.samples import fitted, publish_fitted
 from tests.service.served import NORMAL, ODD, fitted_images, rows, served

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from service import engine
-from service.drift import MOST_ROWS, Drift
-from service.drift_figures import FIGURES, DriftFigures
-from service.drift_report import figures, report
-from service.drift_stream import RECENT, WINDOW, Reference, Sighting, Stream
+from service.drift.figures import FIGURES, DriftFigures
+from service.drift.monitor import MOST_ROWS, Drift
+from service.drift.report import figures, report
+from service.drift.stream import RECENT, WINDOW, Reference, Sighting, Stream
 from service.features import Batch
 from service.recipe import Recipe
 from service.settings import Settings

@@ -16,13 +16,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service import codecs
 from service.errors import InvalidInput, TooLarge, Unsupported
 from service.features import finite_rows
 from service.protocol.envelope import decode
 from service.protocol.messages import MESSAGES, Message
 from service.protocol.query import Query
 from service.protocol.tensors import Slot
+from service.scoring import codecs
 from service.settings import Settings
 
 CORPUS = Path(__file__).parent / "corpus"

@@ -19,9 +19,9 @@ import pytest
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
-from service.callers import Caller
 from service.errors import DeadlineExceeded, Overloaded
 from service.gate import Gate
+from service.scoring.callers import Caller
 from tests.servers import eventually
 from tests.service.samples import fitted
 from tests.service.served import JSON, NPY, Served, npy, rows, served

@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 
 from service import errors
 from service.cli import app
-from service.job_schemas import parsed
-from service.jobs import Progress
+from service.jobs.queue import Progress
+from service.jobs.schemas import parsed
 from service.settings import Settings
 from tests.servers import PATIENCE, eventually, running
 from tests.service.served import NORMAL, rows
@@ -113,7 +113,7 @@ def test_the_whole_way_with_the_worker_of_the_service(folder: Path, name: str) -
 def own_worker(opened: Shop) -> int:
     """The process of the service's worker; 0 where there is none."""
     lines = {pid: Path(f"/proc/{pid}/cmdline") for pid in children(opened.service.process.pid)}
-    return next((pid for pid, line in lines.items() if line.exists() and b"service.worker\0" in line.read_bytes()), 0)
+    return next((pid for pid, line in lines.items() if line.exists() and b"service.jobs.worker\0" in line.read_bytes()), 0)
 
 
 def test_images_are_fitted_by_the_bundled_network(folder: Path, idle: Shop, name: str) -> None:

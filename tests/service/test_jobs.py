@@ -11,7 +11,7 @@ import pytest
 
 from service import errors
 from service.connection import Connection
-from service.jobs import MOST_ATTEMPTS, Job, Jobs, Progress
+from service.jobs.queue import MOST_ATTEMPTS, Job, Jobs, Progress
 from tests.servers import eventually
 from tests.service.stores import TIMEOUT
 

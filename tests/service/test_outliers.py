@@ -21,11 +21,11 @@ from typer.testing import CliRunner, Result
 from service import engine, errors
 from service.cli import app
 from service.features import Batch
-from service.feedback import MOST_MARKS, Feedback
-from service.outlier_figures import OutlierFigures
-from service.outliers import Feed, Outlier
+from service.outliers.feed import Feed, Outlier
+from service.outliers.feedback import MOST_MARKS, Feedback
+from service.outliers.figures import OutlierFigures
+from service.outliers.sightings import MOST_OF_A_BATCH, MOST_WAITING, Sightings
 from service.settings import Settings
-from service.sightings import MOST_OF_A_BATCH, MOST_WAITING, Sightings
 from service.store import Store
 from service.versions import Loaded, load
 from tests.servers import LossyProxy, RedisServer, ServiceProcess, eventually

@@ -10,8 +10,8 @@ import pytest
 from service import engine, errors
 from service.archive import reserve
 from service.features import Batch
-from service.feedback import Mark
-from service.recalibration import Usable, recalibrated
+from service.outliers.feedback import Mark
+from service.outliers.recalibration import Usable, recalibrated
 from service.recipe import Recipe
 from service.settings import Settings
 from service.store import Store

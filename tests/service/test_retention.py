@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from service import data_sets, errors, retention
+from service import errors
 from service.cli import app
-from service.jobs import Jobs
-from service.orphans import orphans
-from service.retention import Item, Rules, unneeded
+from service.jobs.queue import Jobs
+from service.retention import rules as retention
+from service.retention.orphans import orphans
+from service.retention.rules import Item, Rules, unneeded
 from service.settings import Settings
 from service.store import Store
-from service.uploads import Uploads
+from service.uploads import data_sets
+from service.uploads.parts import Uploads
 from tests.servers import RedisServer
 from tests.service.parts import FILE
 from tests.service.samples import manifest_of, publish, read_whole

@@ -21,11 +21,12 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
-from service import codecs, engine, tables
-from service.encoders import FORMS
+from service import engine
 from service.errors import InvalidInput
 from service.features import Batch
 from service.recipe import Recipe
+from service.scoring import codecs, tables
+from service.scoring.encoders import FORMS
 from service.settings import Settings
 from tests.service.samples import fitted
 from tests.service.served import JSON, NPY, Served, npy, rows, served

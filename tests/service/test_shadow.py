@@ -13,9 +13,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from service import engine, errors
 from service.features import Batch
 from service.metrics import Metrics
-from service.outlier_figures import OutlierFigures
+from service.outliers.figures import OutlierFigures
+from service.outliers.shadow import MOST_ROWS, Setting, Shadows
 from service.settings import Settings
-from service.shadow import MOST_ROWS, Setting, Shadows
 from service.store import Store
 from service.versions import Versions
 from tests.servers import eventually

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 import redis
 
-from service import data_sets
-from service.feedback import Feedback
-from service.jobs import Jobs, Progress
-from service.orphans import orphans
-from service.outliers import Feed, Outlier
+from service.jobs.queue import Jobs, Progress
+from service.outliers.feed import Feed, Outlier
+from service.outliers.feedback import Feedback
+from service.outliers.webhooks import Webhooks
+from service.retention.orphans import orphans
 from service.settings import Settings
 from service.store import Store
-from service.uploads import Uploads
-from service.webhooks import Webhooks
+from service.uploads import data_sets
+from service.uploads.parts import Uploads
 from tests.servers import eventually
 from tests.service.receiving import sending
 from tests.service.samples import publish, read_whole

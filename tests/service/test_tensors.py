@@ -17,11 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from service.compression import decompressed
 from service.errors import InvalidInput, ServiceError, TooLarge, Unsupported, UnsupportedMedia
 from service.protocol.envelope import compressed, decode, encode
 from service.protocol.query import Query
 from service.protocol.tensors import CODES, FORMS, Slot, Tensor
+from service.scoring.compression import decompressed
 from tests.service.envelopes import HEADER, elements, request, sent
 
 LIMIT = 2**20

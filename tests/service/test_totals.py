@@ -7,7 +7,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from service.metrics import Distribution, Metrics
-from service.totals import LEAST, OF_THE_STORE, SUMMED, Snapshot, Totals
+from service.serving.totals import LEAST, OF_THE_STORE, SUMMED, Snapshot, Totals
 
 V1 = {"detector": "pumps", "version": "1"}
 

@@ -20,7 +20,7 @@ from service.recipe import Recipe
 from service.settings import Settings
 from service.sources import Data
 from service.store import Store
-from service.successors import Order, update
+from service.updates.successors import Order, update
 from tests.service.samples import fitted, publish_fitted
 from tests.service.served import rows
 from tests.service.stores import versions_key

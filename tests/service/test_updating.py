@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from detectors import REGISTRY
 from service import archive, engine
-from service.comparison import compare
 from service.engine import Fitted
 from service.errors import InvalidInput
 from service.features import Batch
@@ -19,7 +18,8 @@ from service.manifest import Source
 from service.recipe import Recipe
 from service.reserve import Reserve, digests_of
 from service.sources import Data
-from service.updating import Change, updated
+from service.updates.comparison import compare
+from service.updates.updating import Change, updated
 from tests.service.served import NORMAL, pixel_extractor, rows
 
 SOURCE = Source(name="rows", rows=1, sha256="0" * 64)

@@ -20,10 +20,11 @@ import pytest
 from pyarrow import csv, feather, parquet
 from tusclient.client import TusClient
 
-from service import data_sets, errors
+from service import errors
 from service.settings import Settings
 from service.store import Store
-from service.uploads import MOST_PARTS, Uploads
+from service.uploads import data_sets
+from service.uploads.parts import MOST_PARTS, Uploads
 from tests.servers import RedisServer, ServiceProcess, eventually
 from tests.service.parts import FILE, MEDIA, PART, ROOT, about, begin, begun, check_sum, npz, send, sent
 from tests.service.served import Served, npy, rows, served

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from service import successors
 from service.cli import app
 from service.store import Store
+from service.updates import successors
 from tests.service.served import rows
 
 Typed = Callable[[str], Result]

@@ -18,11 +18,11 @@ from cloudevents.core.v1.event import CloudEvent
 from pydantic import ValidationError
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from service.outliers import Feed, Outlier
+from service.outliers.feed import Feed, Outlier
+from service.outliers.targets import Target, Undelivered, public
+from service.outliers.webhooks import AT_A_TIME, MOST_FAILING, MOST_TRIES, Webhooks
 from service.settings import Settings
 from service.store import Store
-from service.targets import Target, Undelivered, public
-from service.webhooks import AT_A_TIME, MOST_FAILING, MOST_TRIES, Webhooks
 from tests.servers import Process, RedisServer, eventually
 from tests.service.receiving import LOOPBACK, SECRET, Receiver, sending
 from tests.service.samples import publish

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.jobs import Jobs
+from service.jobs.queue import Jobs
+from service.jobs.work import ending
 from service.settings import Settings
 from service.store import Store
-from service.work import ending
 from tests.servers import PATIENCE, Process, RedisServer, eventually, running
 from tests.service.served import npy, rows
 from tests.service.working import ALPHA, Shop, children, shop

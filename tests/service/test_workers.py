@@ -15,7 +15,7 @@ import grpc
 import httpx2
 import pytest
 
-from service.drift import Drift
+from service.drift.monitor import Drift
 from service.metrics import Metrics
 from service.settings import Settings
 from service.store import Store
@@ -43,7 +43,7 @@ def processes(service: ServiceProcess) -> list[int]:
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent == service.process.pid and b"service.serving" in (folder / "cmdline").read_bytes():
+            if parent == service.process.pid and b"service.serving.server" in (folder / "cmdline").read_bytes():
                 found.append(int(folder.name))
     return sorted(found)
 

@@ -14,7 +14,7 @@ from typing import Any
 import httpx2
 
 from service import attachment
-from service.jobs import Jobs
+from service.jobs.queue import Jobs
 from service.settings import Settings
 from service.store import Store
 from tests.servers import Process, ServiceProcess, eventually
@@ -33,7 +33,7 @@ class WorkerProcess(Process):
 
     def spawn(self) -> None:
         with self.log_file.open("ab") as log:
-            self.process = attachment.start("service.worker", self.settings.model_dump(mode="json"), cwd=ROOT, stdout=log, stderr=log)
+            self.process = attachment.start("service.jobs.worker", self.settings.model_dump(mode="json"), cwd=ROOT, stdout=log, stderr=log)
 
     def start(self) -> WorkerProcess:
         self.spawn()
@@ -97,7 +97,7 @@ class Shop:
 
     def _frozen(self, job_id: str, worker: WorkerProcess) -> int:
         for pid in children(worker.process.pid):
-            if b"service.work\0" in Path(f"/proc/{pid}/cmdline").read_bytes():  # not the worker's own copy, which waits to become it
+            if b"service.jobs.work\0" in Path(f"/proc/{pid}/cmdline").read_bytes():  # not the worker's own copy, which waits to become it
                 os.kill(pid, signal.SIGSTOP)
                 return pid
         assert self.jobs.get(job_id).state in ("queued", "running")

@@ -1,0 +1,1 @@
+"""Retention: what may be deleted, and deleting it."""

@@ -1,0 +1,1 @@
+"""Processes that serve: how they start, share one address, are counted as one, and end."""

@@ -1,0 +1,1 @@
+"""Living versions: updates of what was learned, and how two versions differ."""
