@@ -8,7 +8,7 @@ libraries, with the wall-clock seconds, the seconds of processor time, and the p
 shifted by 50 times their spread.
 
 * a file: ours in single and in double precision, from the file to a calibrated detector; the bare blocked product
-  ``X.T @ X`` over the same file; ``dask.array``'s covariance, on one thread as well
+  ``X.T @ X`` over the same file; ``dask.array``'s covariance, by its own threads
 * rows in memory: Ledoit-Wolf of ours, of scikit-learn, and its IncrementalPCA
 * images: JPEGs through the bundled network, from files, beside the best that onnxruntime gives on inputs made before
 * processes: the same fit on a Dask cluster of one and of two processes of this machine, start-up apart
@@ -90,13 +90,11 @@ def fitted(path, precision):
 
 def dask_covariance(path):
     """What one would write with dask.array: mean, centred product, no shrinkage."""
-    import dask  # only here
     import dask.array as da
 
     rows = da.from_array(np.load(path, mmap_mode="r"), chunks=(BLOCK, WIDTH))
     centred = rows - rows.mean(axis=0)
-    with dask.config.set(scheduler="single-threaded"):
-        (centred.T @ centred / len(rows)).compute()
+    (centred.T @ centred / len(rows)).compute()
 
 
 def in_memory(path, rows, what):
