@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Context
 from fractions import Fraction
-from math import ceil, isfinite
+from functools import lru_cache
+from math import ceil, inf, isfinite
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +30,7 @@ class AlphaTooSmall(ValueError):
         self.alpha, self.needed, self.rows, self.smallest = alpha, needed, rows, smallest
 
 
+@lru_cache(1024)  # whole numbers of any length are slow, and the same alpha is asked for with every batch
 def rows_needed(alpha: float) -> int:
     """Least number n >= 1 of calibration rows of which a p-value can be at most ``alpha``: 1 / (n + 1) <= alpha.
 
@@ -103,13 +106,14 @@ class Calibration:
         """Score above which (strictly) the p-value is at most ``alpha``.
 
         The ceil((n + 1)(1 - alpha))-th smallest calibration score; infinite if ``alpha`` is below
-        ``smallest_p_value``, where no score is an outlier, and minus infinity if it is 1 or more.
+        ``smallest_p_value``, where no score is an outlier, and minus infinity if it is 1 or more. Cost: O(log n).
         """
         size = len(self.scores)
         # Decided by the same division and comparison as a p-value is, so that both always agree.
-        count = int((np.arange(1, size + 2) / (1 + size) <= alpha).sum())
-        bounds = np.concatenate([[-np.inf], self.scores, [np.inf]])
-        return float(bounds[size + 1 - count])
+        count = bisect_left(range(1, size + 2), True, key=lambda rank: not rank / (1 + size) <= alpha)
+        if count == 0:
+            return inf
+        return float(self.scores[size - count]) if count <= size else -inf
 
     @property
     def smallest_p_value(self) -> float:

@@ -265,6 +265,7 @@ class Gaussian(AdditiveDetector[GaussianState, GaussianStatistics]):
 def _projected(moments: Moments, basis: Matrix) -> Moments:
     """Count, mean and scatter in the basis, known if each column is; the higher orders cannot be had from sums."""
     scatter = basis.T @ (estimated("empirical", moments) * moments.mass) @ basis
+    np.fill_diagonal(scatter, np.maximum(np.diag(scatter), 0))  # which rounding may leave below
     return Moments.of_scatter(moments.count, moments.mean @ basis, scatter, np.diag(scatter), moments.weight, moments.square)
 
 

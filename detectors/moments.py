@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import log2
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from detectors.arrays import Matrix, Rows, Vector
 
 NEGATIVE_SHARE = 1e-9  # of what a variance once was, that may be rounding when rows are taken out
 CENTRE_ROWS = 256  # that the centre of sums is taken from
+SAFE_RANGE = 1e4  # of values, and its inverse, between which they are not scaled before products in float32
 SINGLE_RANGE = 1e16  # of the largest squared length in a block, and its inverse, between which products in float32 are safe
 BLOCK_ROWS = 4096  # rows centred at a time, so that no second copy of the data exists
 
@@ -77,17 +79,23 @@ class Moments:
         def block(chosen: slice) -> Rows:
             return prepared(rows[chosen].astype(kind, copy=False))
 
-        centre = _centre(block(slice(None, None, max(1, len(rows) // CENTRE_ROWS))))
+        some = block(slice(None, None, max(1, len(rows) // CENTRE_ROWS)))
+        centre = _centre(some)
+        unit = _unit(some - centre) if single else 1.0
         sums = _Sums(len(centre))
         buffer = np.empty((min(BLOCK_ROWS, len(rows)), len(centre)), np.float32 if single else np.float64)
         for start in range(0, len(rows), BLOCK_ROWS):
             some = block(slice(start, start + BLOCK_ROWS))
+            if unit != 1:
+                some, about = some / unit, centre / unit
+            else:
+                about = centre
             with np.errstate(over="ignore"):
-                centred = np.subtract(some, centre, out=buffer[: len(some)], casting="same_kind")
+                centred = np.subtract(some, about, out=buffer[: len(some)], casting="same_kind")
                 added = sums.add(centred)
             if not added:
-                sums.add(some.astype(np.float64) - centre)
-        return sums.moments(len(rows), centre)
+                sums.add(some.astype(np.float64) - about)
+        return sums.moments(len(rows), centre, unit)
 
     @classmethod
     def of_scatter(cls, count: int, mean: Vector, scatter: Matrix, peaks: Vector, weight: float = 1.0, square: float = 1.0) -> Moments:
@@ -161,14 +169,22 @@ class _Sums:
         self._quartic += float(np.square(squares, dtype=np.float64).sum())
         return True
 
-    def moments(self, count: int, centre: Vector) -> Moments:
-        """The moments about the mean, which lies ``shift`` off ``centre``."""
+    def moments(self, count: int, centre: Vector, unit: float) -> Moments:
+        """The moments about the mean, which lies ``shift`` off ``centre``, of rows that were divided by ``unit``."""
         shift = self._first / count
         length, along, total = float(shift @ shift), self._scatter @ shift, float(np.trace(self._scatter))
-        scatter = self._scatter - count * np.outer(shift, shift)
+        scatter = (self._scatter - count * np.outer(shift, shift)) * unit**2
+        np.fill_diagonal(scatter, np.maximum(np.diag(scatter), 0))
         cubic = self._cubic - total * shift - 2 * along + 2 * count * length * shift
         quartic = self._quartic - 4 * float(shift @ self._cubic) + 4 * float(shift @ along) + 2 * length * total - 3 * count * length**2
-        return Moments(count, centre + shift, scatter, cubic, quartic, _sizes(scatter, quartic))
+        quartic *= unit**4
+        return Moments(count, centre + shift * unit, scatter, cubic * unit**3, quartic, _sizes(scatter, quartic))
+
+
+def _unit(spread: Rows) -> float:
+    """A power of two by which values of this ``spread`` are to be divided, so that float32 holds their powers; 1 where it does anyway."""
+    largest = float(np.abs(spread).max())
+    return 1.0 if largest == 0 or 1 / SAFE_RANGE < largest < SAFE_RANGE else 2.0 ** round(log2(largest))
 
 
 def _centre(some: Rows) -> Vector:

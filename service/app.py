@@ -78,7 +78,15 @@ def create_app(settings: Settings, store: Store) -> FastAPI:
     metrics.watch(
         settings.queue, lambda: serves(versions), lambda: len(versions.loaded()), lambda: len(versions.refused()), versions.loaded_bytes
     )
-    app = FastAPI(title="farfield", version=__version__, description=DESCRIPTION, lifespan=_lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="farfield",
+        version=__version__,
+        description=DESCRIPTION,
+        lifespan=_lifespan,
+        docs_url=None,
+        redoc_url=None,
+        routes=[*score_routes.DIRECT, *protocol.DIRECT],  # before all others, the more so as FastAPI takes long to pass by one
+    )
     app.state.service = service
     app.state.models = Models(service)
     app.include_router(score_routes.router)

@@ -263,3 +263,11 @@ def unfitted(recipe: Recipe, kind: str, levels: tuple[Level, ...]) -> Detector[A
     """A detector of one of the recipe's types, with its parameters."""
     summed = {"levels": [level.width for level in levels]} if recipe.sum_levels else {}
     return REGISTRY[kind](**parameters_of(recipe, kind), **summed)
+
+
+def check_parameters(detector: Detector[Any]) -> None:
+    """Raises InvalidInput for parameters that the detector refuses at its fit."""
+    try:
+        detector._validate_params()  # noqa: SLF001  # the name is scikit-learn's
+    except ValueError as error:
+        raise InvalidInput(f"the detector cannot be fitted: {error}", "#/parameters") from None

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -70,9 +71,8 @@ def extract(
 def finite_rows(rows: NDArray[Any]) -> Features:
     """Rows (n, d) as float64, or as they are in float32. Raises InvalidInput for other shapes and types and for what is not finite."""
     rows = numeric_rows(rows)
-    with np.errstate(over="ignore", invalid="ignore"):
-        finite = bool(np.isfinite(np.add.reduce(rows, axis=None)))  # of all rows together, which needs no memory for each
-    if not finite and not np.isfinite(rows).all():
+    total = np.einsum("ij->", rows)  # of all rows together, which needs no memory for each
+    if not isfinite(total) and not np.isfinite(rows).all():
         row, column = np.argwhere(~np.isfinite(rows))[0]
         raise InvalidInput(f"row {row}, feature {column} is {rows[row, column]}; finite numbers are needed", f"#/rows/{row}/{column}")
     return rows

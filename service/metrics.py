@@ -30,8 +30,39 @@ from service.outliers.figures import OutlierFigures
 P_VALUE_BUCKETS = (0.001, 0.005, 0.01, 0.05, *(round(0.1 * i, 1) for i in range(1, 11)))
 SCORE_QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 SCORE_MULTIPLES = (1.25, 1.5, 2.0, 4.0, 10.0)  # of the largest calibration score
+MOST_UNCOUNTED = 1000  # values that wait to be counted
 LARGEST_SUMMED = 1e100  # a score beyond it counts as this in the sum, which has to stay finite
 SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Buckets:
+    """One histogram. What is put in waits to be counted, for counting takes as long for a thousand values as for one."""
+
+    def __init__(self, edges: NDArray[np.float64]) -> None:
+        self._edges = edges
+        self._counts = np.zeros(len(edges) + 1, dtype=np.int64)
+        self._sum = 0.0
+        self._waiting: list[NDArray[np.float64]] = []
+        self._values = 0  # that wait
+
+    def put(self, values: NDArray[np.float64]) -> None:
+        self._waiting.append(values)
+        self._values += len(values)
+        if self._values >= MOST_UNCOUNTED:
+            self._count()
+
+    def cumulated(self) -> tuple[list[tuple[str, int]], float]:
+        """Values up to each edge, and the sum of all."""
+        self._count()
+        bounds = [*(repr(float(edge)) for edge in self._edges), "+Inf"]
+        return list(zip(bounds, np.cumsum(self._counts).tolist(), strict=True)), self._sum
+
+    def _count(self) -> None:
+        if self._waiting:
+            values = np.concatenate(self._waiting)
+            self._counts += np.bincount(np.searchsorted(self._edges, values), minlength=len(self._counts))
+            self._sum += float(np.minimum(values, LARGEST_SUMMED).sum())
+            self._waiting, self._values = [], 0
 
 
 class Distribution(Collector):
@@ -43,40 +74,28 @@ class Distribution(Collector):
 
     def __init__(self, name: str, help_text: str) -> None:
         self._name, self._help = name, help_text
-        self._edges: dict[tuple[str, str], NDArray[np.float64]] = {}
-        self._counts: dict[tuple[str, str], NDArray[np.int64]] = {}
-        self._sums: dict[tuple[str, str], float] = {}
+        self._histograms: dict[tuple[str, str], Buckets] = {}
         self._lock = threading.Lock()
 
     def declare(self, labels: tuple[str, str], edges: NDArray[np.float64]) -> None:
         with self._lock:
-            self._edges[labels] = edges
-            self._counts[labels] = np.zeros(len(edges) + 1, dtype=np.int64)
-            self._sums[labels] = 0.0
-
-    def declared(self, labels: tuple[str, str]) -> bool:
-        return labels in self._edges
+            self._histograms[labels] = Buckets(edges)
 
     def observe(self, labels: tuple[str, str], values: NDArray[np.float64]) -> None:
+        """``values`` (n,) are kept until they are counted, and must not change."""
         with self._lock:
-            if labels not in self._edges:
-                return  # unloaded this instant
-            edges = self._edges[labels]
-            self._counts[labels] += np.bincount(np.searchsorted(edges, values), minlength=len(edges) + 1)
-            self._sums[labels] += float(np.minimum(values, LARGEST_SUMMED).sum())
+            if labels in self._histograms:  # else unloaded this instant
+                self._histograms[labels].put(values)
 
     def forget(self, labels: tuple[str, str]) -> None:
         with self._lock:
-            for table in (self._edges, self._counts, self._sums):
-                table.pop(labels, None)
+            self._histograms.pop(labels, None)
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
         family = HistogramMetricFamily(self._name, self._help, labels=("detector", "version"))
         with self._lock:
-            for labels, edges in self._edges.items():
-                bounds = [*(repr(float(edge)) for edge in edges), "+Inf"]
-                cumulated = np.cumsum(self._counts[labels])
-                family.add_metric(labels, list(zip(bounds, cumulated.tolist(), strict=True)), self._sums[labels])
+            for labels, buckets in self._histograms.items():
+                family.add_metric(labels, *buckets.cumulated())
         yield family
 
 
@@ -167,6 +186,7 @@ class Metrics:
         build.info({"version": __version__, "python": platform.python_version()})
         self._shown_aliases: dict[str, dict[str, int]] = {}
         self._tallies: dict[tuple[str, int], Tally] = {}
+        self._counters: dict[tuple[str, str], tuple[Counter, Counter]] = {}  # of rows and of outliers, of what is loaded
         self._lock = threading.Lock()
 
     def watch(
@@ -185,10 +205,12 @@ class Metrics:
 
     def scored(self, name: str, number: int, verdicts: Verdicts) -> None:
         labels = (name, str(number))
-        if not self._p_values.declared(labels):
+        counters = self._counters.get(labels)
+        if counters is None:
             return  # unloaded since the request began: its series are gone and stay gone
-        self._rows.labels(*labels).inc(len(verdicts.scores))
-        self._outliers.labels(*labels).inc(int(verdicts.is_outlier.sum()))
+        rows, outliers = counters
+        rows.inc(len(verdicts.scores))
+        outliers.inc(int(np.count_nonzero(verdicts.is_outlier)))
         self._scores.observe(labels, verdicts.scores)
         self._p_values.observe(labels, verdicts.p_values)
         with self._lock:
@@ -218,8 +240,7 @@ class Metrics:
         labels = (name, str(number))
         with self._lock:
             self._tallies[name, number] = Tally()
-        self._rows.labels(*labels)
-        self._outliers.labels(*labels)
+        self._counters[labels] = (self._rows.labels(*labels), self._outliers.labels(*labels))
         self._scores.declare(labels, score_edges(fitted.judge.reference))
         self._p_values.declare(labels, np.array(P_VALUE_BUCKETS))
         self._calibration.labels(*labels).set(manifest.calibration.n)
@@ -230,6 +251,7 @@ class Metrics:
 
     def version_unloaded(self, name: str, number: int) -> None:
         labels = (name, str(number))
+        self._counters.pop(labels, None)
         for metric in (self._rows, self._outliers, self._calibration, self._created):
             metric.remove(*labels)
         self._providers.remove_by_labels({"detector": name, "version": str(number)})

@@ -27,6 +27,7 @@ from service.arguments import (
     parameters_of,
     settings_of,
 )
+from service.engine import check_parameters, unfitted
 from service.fitting import run
 from service.fitting.checkpoint import Checkpoints
 from service.fitting.features import Extraction
@@ -39,6 +40,7 @@ from service.judges import CrossJudge
 from service.names import checked_alias, checked_name
 from service.problems import explained
 from service.publication import publish
+from service.recipe import check
 from service.settings import MIB, Settings
 from service.sources import Losses
 from service.sources.files import SCHEME
@@ -119,12 +121,14 @@ def _fit(task: Task, options: FitConfig, settings: Settings) -> None:
     with Store.open(settings.store) as opened:
         opened.ping()  # a store that is away is better known before the work than after it
         checkpoints = Checkpoints(opened.connection, options.name, task.identity(), settings.checkpoint_seconds)
-        with progress() as told:
-            fitted, source = run.fit(task, checkpoints, told)
+        try:
+            with progress() as told:
+                fitted, source = run.fit(task, checkpoints, told)
+        finally:  # what was left out may be why nothing can be fitted
+            for loss in task.losses.lost[len(task.source.lost) :]:
+                err.print(f"left out: {escape(loss.reason)}", highlight=False, soft_wrap=True)
         number = publish(opened, options.name, fitted, source, options.alias)
         checkpoints.drop()
-    for loss in task.losses.lost:
-        err.print(f"left out: {escape(loss.reason)}", highlight=False, soft_wrap=True)
     drawn = f", a sample of {fitted.sampled.rows} of them" if fitted.sampled and fitted.sampled.rows < fitted.sampled.of else ""
     say(
         f"[bold]{options.name}[/] version [bold]{number}[/]: {options.type} on {fitted.n_fit} rows x {fitted.width} features{drawn}, "
@@ -143,7 +147,7 @@ def _config(file: Path | None, given: dict[str, Any]) -> FitConfig:
     try:
         options = FitConfig.model_validate({**found, **given})
     except ValidationError as error:
-        first = error.errors()[0]
+        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")  # a misspelt option may be why another is missing
         option = str(first["loc"][0])
         if option in found and option not in given:
             raise errors.InvalidInput(f"{file}: {option}: {explained(first)}") from None
@@ -173,6 +177,9 @@ def _schemes(places: Sequence[str]) -> list[str]:
 
 def _plan(task: Task, settings: Settings) -> list[str]:
     """How the fit would go, with its memory and, from a look at the first chunk, its time."""
+    check(task.recipe, labelled=task.source.wanted.labels is not None)
+    for kind in task.recipe.types:
+        check_parameters(unfitted(task.recipe, kind, task.levels))
     lines = [f"{task.recipe.type}, {task.recipe.method} calibration, alpha {task.recipe.alpha:g}, {task.width} features"]
     if task.whole:
         held = f"about {3 * task.whole_bytes // MIB + 1} MiB beside the program"
@@ -195,7 +202,8 @@ def _plan(task: Task, settings: Settings) -> list[str]:
     lines += [f"{kind} learns a sample of at most {plan.most_sampled} others" for kind in plan.sampled]
     state = sum(array.nbytes for array in first.arrays().values())
     kept = (plan.most_held + (2 * plan.most_sampled if plan.sampled else 0)) * DOUBLE * task.width + state
-    lines.append(f"memory: about {kept // MIB + 1} MiB of rows and sums beside four chunks of {chunk_rows(task.source)} rows")
+    chunks = 4 * chunk_rows(task.source) * max(task.source.layout.row_bytes, 1)
+    lines.append(f"memory: about {kept // MIB + 1} MiB of rows and sums, and up to {chunks // MIB + 1} MiB of four chunks")
     if rows:
         lines.append(f"time: about {passes * seconds * rows / len(chunk):.0f} s on one core, by the first {len(chunk)} rows")
     return lines

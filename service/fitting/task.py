@@ -13,7 +13,7 @@ from service.fitting.passes import chunk_rows
 from service.recipe import Recipe
 from service.sources import Losses, Source
 
-PACKED = 4.0  # times that rows grow when they are unpacked, at a guess
+PACKED, TEXT = 4, 4  # times that rows grow at most, at a guess, when they are unpacked, and when they are parsed
 DOUBLE = 8  # bytes of a float64
 
 
@@ -47,7 +47,7 @@ class Task:
     def whole_bytes(self) -> int:
         """What all rows take in memory: inputs as they are stored, and features; a guess where rows are not counted."""
         packed = any(file.url.endswith("gz") for file in self.source.files)
-        stored = int(self.source.bytes * (PACKED if packed else 1.0))
+        stored = self.source.bytes * (PACKED if packed else 1) * (TEXT if self.source.form == "csv" else 1)
         if self.source.rows is None:
             return stored
         return self.source.rows * DOUBLE * self.width + (stored if self.extractor else 0)

@@ -38,6 +38,10 @@ class Body:
     header_length: str | None
     accepted: str
 
+    @property
+    def size(self) -> int | None:
+        return None if self.encoding else len(self.body)
+
     def query(self, expected: Slot, settings: Settings) -> Query:
         body = decompressed(self.body, self.encoding, settings.max_body_bytes)
         return decode(body, self.header_length, expected, settings.max_json_bytes)

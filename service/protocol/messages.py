@@ -68,6 +68,7 @@ class Message:
                 head += view[start:end]
         self._raw = raw
         self._head = parsed("ModelInferRequest", head, limit)
+        self.size = len(data)
         self.name, self.version = self._head.model_name, self._head.model_version
 
     def query(self, expected: Slot, settings: Settings) -> Query:

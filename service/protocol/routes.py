@@ -6,12 +6,15 @@ called, and what each number means, is as under ``/v1``; the scores are the same
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Depends, Path, Request, Response
 
+from service.direct import DirectRoute
 from service.errors import InvalidInput
+from service.names import NAME_PATTERN
 from service.protocol.envelope import Body
 from service.protocol.models import VERSION_PATTERN, Models, reference_of
 from service.protocol.schemas import (
@@ -166,6 +169,11 @@ async def unload(name: Name, request: Request, models: Found) -> ModelReady:
     return await models.unload(name, _parameters(await request.body()))
 
 
+async def _direct(request: Request, _query: bytes) -> Response:
+    given: dict[str, str] = request.path_params
+    return await _infer(_models(request), given["name"], given.get("version", ""), request)
+
+
 async def _infer(models: Models, name: str, version: str, request: Request) -> Response:
     loaded = await models.loaded(name, reference_of(version))
     asked = request.headers.get
@@ -195,3 +203,7 @@ def _json_object(body: bytes) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise InvalidInput("the body must be a JSON object", "#")
     return found
+
+
+PLAIN = {"name": re.compile(NAME_PATTERN), "version": re.compile(VERSION_PATTERN)}
+DIRECT = [DirectRoute(path, PLAIN, _direct) for path in ("/v2/models/{name}/infer", "/v2/models/{name}/versions/{version}/infer")]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from math import isfinite
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from numpy.typing import NDArray
 from pydantic import ValidationError
@@ -17,6 +18,7 @@ from service.protocol.tensors import BYTES, Output, Slot, Tensor
 from service.schemas import Options
 from service.scoring import codecs
 from service.scoring.encoders import TAIL
+from service.scoring.scoring import INLINE_BYTES, little
 from service.settings import Settings
 from service.versions import Loaded
 
@@ -25,11 +27,16 @@ OPTIONS = {"alpha", "fdr", "tail"}
 IGNORED = {"priority", "timeout", "content_type", "headers"}  # clients send them to any server; nothing here depends on them
 STATEFUL = {"sequence_id", "sequence_start", "sequence_end"}
 
+T = TypeVar("T")
 A_co = TypeVar("A_co", covariant=True)
 
 
 class Sent(Protocol[A_co]):
-    """A request as it came over HTTP or gRPC, which is not looked into before a thread has it."""
+    """A request as it came over HTTP or gRPC, which is not looked into before a thread has it, unless it is small."""
+
+    @property
+    def size(self) -> int | None:
+        """Bytes; None where they are compressed, and so may become any number."""
 
     def query(self, expected: Slot, settings: Settings) -> Query:
         """What is asked, of a model that takes ``expected``. Raises InvalidInput, TooLarge, UnsupportedMedia or Unsupported."""
@@ -38,33 +45,69 @@ class Sent(Protocol[A_co]):
         """An answer in the form of the request."""
 
 
-def judge(loaded: Loaded, sent: Sent[A_co], settings: Settings) -> tuple[A_co, engine.Verdicts]:
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a request turns out to be."""
+
+    query: Query
+    options: Options
+    slots: tuple[Slot, ...]  # of all outputs there are
+    outputs: dict[str, bool]  # those asked for, and whether as binary data
+    batch: Batch
+
+
+@dataclass(slots=True)
+class Task(Generic[T]):
+    """A request to infer, from what was sent to its answer."""
+
+    sent: Sent[T]
+    asked: Asked | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def decode(self, loaded: Loaded, settings: Settings) -> Asked:
+        """What is asked; looked into once."""
+        if self.asked is None:
+            with timed(self.seconds, "decode"):
+                self.asked = _decoded(loaded.fitted, self.sent, settings)
+        return self.asked
+
+
+def at_once(loaded: Loaded, task: Task[Any], settings: Settings) -> bool:
+    """Whether to score on the event loop, as by the native interface."""
+    if task.sent.size is None or task.sent.size > INLINE_BYTES or loaded.fitted.extractor:
+        return False
+    asked = task.decode(loaded, settings)
+    return little(loaded, len(asked.batch)) and ATTRIBUTION not in asked.outputs
+
+
+def judge(loaded: Loaded, task: Task[T], settings: Settings) -> tuple[T, engine.Verdicts]:
     """The answer to a request, encoded, and the verdicts in it."""
-    seconds: dict[str, float] = {}
-    with timed(seconds, "decode"):
-        slot, outputs = input_slot(loaded.fitted), output_slots(loaded.fitted)
-        query = sent.query(slot, settings)
-        options = _options(query.parameters)
-        asked = query.outputs or {output.name: query.binary for output in outputs if output.name != ATTRIBUTION}
-        if unknown := asked.keys() - {output.name for output in outputs}:
-            raise InvalidInput(f"there is no output {min(unknown)[:80]!r}; there are {[output.name for output in outputs]}", "#/outputs")
-        batch = _batch(query, slot, settings)
-    by = "feature" if ATTRIBUTION in asked else None
+    asked = task.decode(loaded, settings)
     verdicts = engine.score(
         loaded.fitted,
-        batch,
-        alpha=options.alpha,
-        fdr=options.fdr,
-        tail=options.tail is not None,
-        attribute_by=by,
+        asked.batch,
+        alpha=asked.options.alpha,
+        fdr=asked.options.fdr,
+        tail=asked.options.tail is not None,
+        attribute_by="feature" if ATTRIBUTION in asked.outputs else None,
         max_pixels=settings.max_pixels,
     )
-    with timed(seconds, "encode"):
+    with timed(task.seconds, "encode"):
         arrays = (verdicts.scores, verdicts.p_values, verdicts.is_outlier, verdicts.attributions)
-        answer = sent.answer(_head(loaded, query, options, verdicts), _asked(asked, outputs, arrays))
-    for stage, spent in seconds.items():
+        answer = task.sent.answer(_head(loaded, asked.query, asked.options, verdicts), _asked(asked.outputs, asked.slots, arrays))
+    for stage, spent in task.seconds.items():
         verdicts.seconds[stage] = verdicts.seconds.get(stage, 0.0) + spent
     return answer, verdicts
+
+
+def _decoded(fitted: engine.Fitted, sent: Sent[Any], settings: Settings) -> Asked:
+    slot, slots = input_slot(fitted), output_slots(fitted)
+    query = sent.query(slot, settings)
+    options = _options(query.parameters)
+    outputs = query.outputs or {output.name: query.binary for output in slots if output.name != ATTRIBUTION}
+    if unknown := outputs.keys() - {output.name for output in slots}:
+        raise InvalidInput(f"there is no output {min(unknown)[:80]!r}; there are {[output.name for output in slots]}", "#/outputs")
+    return Asked(query, options, slots, outputs, _batch(query, slot, settings))
 
 
 def input_slot(fitted: engine.Fitted) -> Slot:

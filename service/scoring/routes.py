@@ -8,10 +8,9 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from fastapi import APIRouter, Request, Response
-from fastapi.routing import APIRoute
 from pydantic import ValidationError
-from starlette.types import Receive, Scope, Send
 
+from service.direct import DirectRoute
 from service.names import ALIAS_PATTERN, NAME_PATTERN
 from service.routes import BODY, PROBLEM, PROBLEMS, Alias, Name, Number, Parts, Query_, Service
 from service.schemas import Options, ScoreResponse
@@ -21,25 +20,6 @@ from service.scoring.scoring import at_once, judge, received
 from service.versions import Reference
 
 PLAIN = {"name": re.compile(NAME_PATTERN), "alias": re.compile(ALIAS_PATTERN), "number": re.compile("[1-9][0-9]{0,17}")}
-
-
-class DirectRoute(APIRoute):
-    """A route whose endpoint is called without FastAPI's own validation, which takes longer than scoring a row.
-
-    It has the last word on a request with anything in its path or query that is not plainly right: then the request goes
-    FastAPI's way, to be refused in its words; and so do all where the route has dependencies, such as one that guards it.
-    """
-
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        options = _options(scope["query_string"])
-        given: dict[str, Any] = scope["path_params"]
-        if scope["method"] != "POST" or self.dependencies or options is None or not all(PLAIN[key].fullmatch(given[key]) for key in given):
-            await super().handle(scope, receive, send)
-            return
-        request = Request(scope, receive, send)
-        reference = int(given["number"]) if "number" in given else given.get("alias")
-        response = await _score(scope["app"].state.service, given["name"], reference, request, options)
-        await response(scope, receive, send)
 
 
 @lru_cache(1024)
@@ -95,7 +75,7 @@ SCORE: dict[str, Any] = {
     },
 }
 
-router = APIRouter(prefix="/v1", tags=["score"], route_class=DirectRoute)
+router = APIRouter(prefix="/v1", tags=["score"])
 
 
 @router.post("/detectors/{name}@{alias}:score", summary="Score a batch by the version of an alias", **SCORE)
@@ -114,6 +94,12 @@ async def score_by_version(name: Name, number: Number, request: Request, parts: 
     return await _score(parts, name, number, request, options)
 
 
+async def _direct(request: Request, options: Options) -> Response:
+    given: dict[str, str] = request.path_params
+    reference = int(given["number"]) if "number" in given else given.get("alias")
+    return await _score(request.app.state.service, given["name"], reference, request, options)
+
+
 async def _score(parts: Service, name: str, reference: Reference, request: Request, options: Options) -> Response:
     caller = Caller.of(request)
     form = accepted(request.headers.get("accept", ""))
@@ -123,3 +109,7 @@ async def _score(parts: Service, name: str, reference: Reference, request: Reque
     task = await received(request, parts.settings, options, form, caller)
     scored = await parts.judge(loaded, judge, task, caller=caller, asked=task, at_once=at_once)
     return Response(scored.body, headers={"Server-Timing": scored.timing()}, media_type=scored.media)
+
+
+PATHS = ("/v1/detectors/{name}@{alias}:score", "/v1/detectors/{name}:score", "/v1/detectors/{name}/versions/{number}:score")
+DIRECT = [DirectRoute(path, PLAIN, _direct, _options) for path in PATHS]

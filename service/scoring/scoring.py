@@ -27,8 +27,8 @@ from service.versions import Loaded
 STAGES = ("decode", "queue", "extract", "score", "encode")
 # What is scored on the event loop, where it makes the others wait for no more than a few times the way to a thread and back, which
 # python -m benchmarks.serving_path measures.
-INLINE_BYTES = 65_536  # of a body, to be decoded
-INLINE_PRODUCTS = 4_000_000  # rows times numbers in the state: rows * d**2 for a covariance
+INLINE_BYTES = 131_072  # of a body, to be decoded
+INLINE_PRODUCTS = 5_000_000  # rows times numbers in the state: rows * d**2 for a covariance
 REQUEST, LONGEST_REQUEST = "x-request-id", 128  # header with the name of a request, by which its rows are known; characters of it
 
 READ = {
@@ -164,9 +164,13 @@ def at_once(loaded: Loaded, task: Task, settings: Settings) -> bool:
     """Whether to score on the event loop. A body that is small enough for that is decoded, for only then its rows are known."""
     if task.form == "images" or task.encoding or len(task.body) > INLINE_BYTES or loaded.fitted.extractor:
         return False
-    rows = len(task.decode(loaded, settings))
+    return little(loaded, len(task.decode(loaded, settings))) and not task.options.attribute
+
+
+def little(loaded: Loaded, rows: int) -> bool:
+    """Whether so many rows are scored at once."""
     state = sum(blob.size for name, blob in loaded.manifest.blobs.items() if name.startswith("state"))
-    return not task.options.attribute and rows * state <= INLINE_PRODUCTS * 8
+    return rows * state <= INLINE_PRODUCTS * 8
 
 
 def judge(loaded: Loaded, task: Task, settings: Settings) -> tuple[Scored, engine.Verdicts]:

@@ -95,7 +95,7 @@ def whole(
         seen += len(chunk)
         progress("read", seen, max(source.rows or 0, seen))
     if not any(map(len, chunks)):
-        raise InvalidInput(f"{source.name} holds no rows")
+        raise InvalidInput(f"{source.name} holds no rows" + (f" that can be read: {losses.lost[-1].reason}" if losses.lost else ""))
     labels = [chunk.labels for chunk in chunks if chunk.labels is not None]
     names = list(source.layout.names) if source.layout.names else None
     return Data(_batch(chunks), source.name, names, _keys(chunks), np.concatenate(labels) if labels else None)

@@ -17,6 +17,18 @@ SCORES = st.lists(st.floats(-10, 10) | st.integers(0, 3).map(float), min_size=1,
 ALPHAS = st.floats(0, 1.5) | st.builds(lambda k, n: k / n, st.integers(0, 41), st.integers(1, 41))  # the steps themselves too
 
 
+def test_each_alpha_is_answered_for_itself():
+    """In any order, again, and of any type of number; and an alpha that is none of any detector has a threshold."""
+    few, many = Calibration.of(np.arange(1.0, 20)), Calibration.of(np.arange(1.0, 100))
+    for _ in range(2):
+        for alpha in (0.05, 0.01, np.float64(0.05), Fraction(1, 20)):
+            many.check_alpha(alpha)
+            few.check_alpha(0.05)
+            with pytest.raises(AlphaTooSmall, match="needs at least 99"):
+                few.check_alpha(0.01)
+    assert [few.threshold(alpha) for alpha in (-np.inf, np.nan, 0.0, 1.0, np.inf)] == [np.inf, np.inf, np.inf, -np.inf, -np.inf]
+
+
 @pytest.mark.parametrize(("count", "threshold"), [(99, 95.0), (19, 19.0), (18, np.inf)])
 def test_thresholds_of_the_worked_examples(count, threshold):
     """At alpha 0.05 the scores 1..99 give 95, 1..19 give 19, and 18 scores are too few for any alarm."""

@@ -349,7 +349,7 @@ def test_a_fit_that_is_told_to_stop_leaves_properly(
             [sys.executable, "-m", "service.cli", "fit", "screws", "--data", str(rows), "--store", f"embedded:{folder}"], tmp_path / "fit"
         )
         fit.spawn()
-        eventually(lambda: any(each["cmd"] == "eval" for each in connection.client_list()), "the fit writes")
+        eventually(lambda: any(each["cmd"] in ("sadd", "eval") for each in connection.client_list()), "the fit writes")
     os.killpg(fit.process.pid, number)
     assert fit.process.wait(PATIENCE) == CODES[number], fit.log()
     assert "Traceback" not in fit.log()
