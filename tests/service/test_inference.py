@@ -245,7 +245,7 @@ def test_unloaded_models_are_not_ready_and_score_again(service: Served) -> None:
     assert state("1") == state("2") == ("UNAVAILABLE", "unloaded by request")
     assert {name for name, _ in states(service, {"ready": True})} >= {"rows", "led"}
     assert "unloaded" not in {name for name, _ in states(service, {"ready": True})}
-    assert 'detector="unloaded"' not in client.get("/metrics").text
+    assert 'detector="unloaded",version=' not in client.get("/metrics").text
     assert "was unloaded" in refused(client.get("/v2/models/unloaded/ready"), 503)
     assert_equal(infer(service, first, of_rows(rows(3))), native(service, first, rows(3)))
     assert (state("1")[0], state("2")[0]) == ("READY", "UNAVAILABLE")
