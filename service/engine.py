@@ -151,17 +151,19 @@ def fit(
     levels: tuple[Level, ...] | None = None,
     feature_names: list[str] | None = None,
     classes: NDArray[Any] | None = None,
+    hashes: NDArray[np.uint64] | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     progress: Progress = lambda phase, done, total: None,
 ) -> Fitted:
     """Fit a detector on one part of ``batch``, all of it normal, and calibrate it on the rest.
 
     ``features`` are those that the extractor has made of the batch, where it has. ``levels`` says how the columns divide
-    where ``batch`` is what an extractor gave before; ``classes`` (n,) are those of the rows, for types that learn them. Raises
-    InvalidInput for data that cannot be fitted, and for too few rows to ever raise an alarm at ``recipe.alpha``.
+    where ``batch`` is what an extractor gave before; ``classes`` (n,) are those of the rows, for types that learn them; by
+    ``hashes`` (n,) of the rows' keys, where they are given, rows are held out, see ``split``. Raises InvalidInput for data
+    that cannot be fitted, and for too few rows to ever raise an alarm at ``recipe.alpha``.
     """
     check(recipe, labelled=classes is not None)
-    kept, held_out = split(len(batch), recipe)
+    kept, held_out = split(len(batch), recipe, hashes)
     if features is None:
         features = extract(extractor, batch, max_pixels=max_pixels, progress=progress)
     levels = extractor.levels if extractor else levels or (Level("features", features.shape[1]),)

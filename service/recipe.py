@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from detectors import REGISTRY, rows_needed
 from service.errors import InvalidInput
@@ -85,13 +86,14 @@ def parameters_of(recipe: Recipe, kind: str) -> dict[str, Any]:
     return parameters
 
 
-def split(rows: int, recipe: Recipe) -> Held:
+def split(rows: int, recipe: Recipe, hashes: NDArray[np.uint64] | None = None) -> Held:
     """Indices of the rows to fit on and of those held out for calibration, drawn by the recipe's seed.
 
-    Of "cross-conformal" calibration every row is in both. Raises InvalidInput if so few are held out that no p-value could
+    With ``hashes`` (n,) of the rows' keys, which depend on the seed, those of the smallest are held out, in whatever order the
+    rows come. Of "cross-conformal" calibration every row is in both. Raises InvalidInput if so few are held out that no p-value could
     reach alpha.
     """
-    order = np.random.default_rng(recipe.seed).permutation(rows)
+    order = np.random.default_rng(recipe.seed).permutation(rows) if hashes is None else np.argsort(hashes, kind="stable")
     if recipe.method == CrossJudge.METHOD:
         return np.sort(order), np.sort(order)
     held_out = round(rows * recipe.calibrate)

@@ -6,6 +6,7 @@ import os
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from service import engine
 from service.engine import Fitted
@@ -16,7 +17,7 @@ from service.fitting.passes import Keeper, chunk_rows
 from service.fitting.task import Task
 from service.manifest import Source as SourceRecord
 from service.recipe import check
-from service.sources import Chunk, whole
+from service.sources import Chunk, hashed, whole
 
 
 def fit(task: Task, keeper: Keeper, progress: Progress) -> tuple[Fitted, SourceRecord]:
@@ -34,10 +35,12 @@ def fit(task: Task, keeper: Keeper, progress: Progress) -> tuple[Fitted, SourceR
 
 def _whole(task: Task, progress: Progress) -> tuple[Fitted, SourceRecord]:
     features: list[Features] = []
+    hashes: list[NDArray[np.uint64]] = []
 
     def extracted(chunk: Chunk) -> Chunk:
         chunk, found = extraction(chunk, task.losses)
         features.append(found)
+        hashes.append(hashed(chunk.keys, task.recipe.seed))
         return chunk
 
     with Extraction(task.extractor, task.max_pixels, os.cpu_count() or 1) as extraction:
@@ -49,6 +52,7 @@ def _whole(task: Task, progress: Progress) -> tuple[Fitted, SourceRecord]:
         features=np.concatenate(features) if task.extractor else None,
         feature_names=data.feature_names,
         classes=data.labels,
+        hashes=np.concatenate(hashes),
         max_pixels=task.max_pixels,
         progress=progress,
     )

@@ -86,6 +86,18 @@ def test_rows_are_held_out_by_key_wherever_they_are(tmp_path: Path) -> None:
     np.testing.assert_allclose(kept[0], kept[1], rtol=1e-9)
 
 
+def test_whole_fits_hold_out_by_key_too(tmp_path: Path) -> None:
+    """Exactly the share asked for, the rows of the smallest hashes, in whatever order they come."""
+    data, ids = rows(400), np.arange(400)
+    chosen = np.argsort(hashed(ids, 0))
+    expected = REGISTRY["gaussian"]().fit(data[np.sort(chosen[80:])]).scores(data[chosen[:80]])
+    for name, order in (("a.parquet", ids), ("b.parquet", np.random.default_rng(0).permutation(400))):
+        columns = {f"x{i}": data[order, i] for i in range(4)}
+        parquet.write_table(pa.table({**columns, "id": ids[order]}), tmp_path / name, row_group_size=70)
+        found = fit(task_of(tmp_path / name, key="id", memory=2**30)).judge.reference
+        np.testing.assert_allclose(found, np.sort(expected), rtol=1e-9)
+
+
 def test_p_values_are_uniform(parts: Path) -> None:
     """Of new normal rows, the share at or under alpha is alpha, within 4.5 standard deviations of calibration and count."""
     fitted = fit(task_of(parts, calibrate=0.3, memory=60_000))
