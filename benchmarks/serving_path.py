@@ -25,7 +25,7 @@ import tempfile
 import time
 import tracemalloc
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -51,6 +51,7 @@ from service.versions import Loaded
 
 WIDTH = 512
 CONNECTIONS = 8
+START_SECONDS = 60
 CHUNK = 65_536  # bytes that a body comes in at a time
 NUMBERS = np.random.default_rng(0)
 SETTINGS = Settings()
@@ -210,21 +211,22 @@ def service(version, blobs):
         command = [sys.executable, "-m", "service.cli", "serve", "--store", store, "--port", str(port), "--no-worker"]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            wait(f"http://127.0.0.1:{port}/readyz")
+            wait(f"http://127.0.0.1:{port}/readyz", process)
             yield f"http://127.0.0.1:{port}", process
         finally:
             process.terminate()
             process.wait()
 
 
-def wait(url):
-    while True:
-        try:
-            with urllib.request.urlopen(url) as answer:
-                assert json.load(answer)["ready"]
-            return
-        except OSError:
-            time.sleep(0.1)
+def wait(url, process):
+    """Until the service is ready. Raises RuntimeError where it ends before, or takes too long."""
+    until = time.monotonic() + START_SECONDS
+    while process.poll() is None and time.monotonic() < until:
+        with suppress(OSError), urllib.request.urlopen(url, timeout=1) as answer:  # not there yet, or 503
+            if json.load(answer)["ready"]:
+                return
+        time.sleep(0.1)
+    raise RuntimeError(f"the service is not ready; its exit status is {process.poll()}")
 
 
 def timed(call, repetitions):
