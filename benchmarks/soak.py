@@ -90,7 +90,7 @@ def service(workers):
         command = [sys.executable, "-m", "service.cli", "serve", "--store", store, "--port", str(port), "--no-worker"]
         process = subprocess.Popen([*command, "--workers", str(workers)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            wait(f"http://127.0.0.1:{port}/readyz")
+            wait(f"http://127.0.0.1:{port}/readyz", process)
             yield port, expected
         finally:
             process.terminate()
