@@ -105,12 +105,16 @@ class Moments:
     def __add__(self, other: Moments) -> Moments:
         """Moments of the rows of both."""
         count, mass = self.count + other.count, self.mass + other.mass
-        mean = self.mean + (other.mean - self.mean) * (other.mass / mass)
+        apart = other.mean - self.mean
+        mean = self.mean + apart * (other.mass / mass)
+        scatter = np.outer(apart * (self.mass * other.mass / mass), apart)
+        scatter += self.scatter
+        scatter += other.scatter
         left, right = self._about(mean), other._about(mean)
-        scatter, quartic = left[0] + right[0], left[2] + right[2]
+        quartic = left[1] + right[1]
         peaks = np.maximum(np.maximum(self.peaks, other.peaks), _sizes(scatter, quartic))
         square = (self.count * self.square + other.count * other.square) / count
-        return Moments(count, mean, scatter, left[1] + right[1], quartic, peaks, mass / count, square)
+        return Moments(count, mean, scatter, left[0] + right[0], quartic, peaks, mass / count, square)
 
     def __mul__(self, weight: float) -> Moments:
         """Moments of the same rows, each of which counts ``weight`` > 0 of what it did."""
@@ -128,16 +132,21 @@ class Moments:
             raise ValueError(f"cannot take {other.count} rows out of {self.count}: at least one row must remain")
         mean = self.mean + (self.mean - other.mean) * (other.count / count)
         whole, part = self._about(mean), other._about(mean)
-        scatter = whole[0] - part[0]
-        peaks = np.maximum(np.maximum(self.peaks, other.peaks), _sizes(whole[0], whole[2]))
+        larger = self._scatter_about(mean)
+        scatter = larger - other._scatter_about(mean)
+        peaks = np.maximum(np.maximum(self.peaks, other.peaks), _sizes(larger, whole[1]))
         check_not_negative(scatter, peaks[:-1])
         peaks = rounded_up(peaks)
         if count == 1:  # about which there is nothing to know but the row itself
             return Moments(1, mean, np.zeros_like(scatter), np.zeros_like(mean), 0.0, np.zeros_like(peaks))
-        return Moments(count, mean, scatter, whole[1] - part[1], whole[2] - part[2], peaks)
+        return Moments(count, mean, scatter, whole[0] - part[0], whole[1] - part[1], peaks)
 
-    def _about(self, centre: Vector) -> tuple[Matrix, Vector, float]:
-        """Scatter, cubic and quartic sums with each c replaced by c + shift, shift = mean - centre.
+    def _scatter_about(self, centre: Vector) -> Matrix:
+        shift = self.mean - centre
+        return self.scatter + self.mass * np.outer(shift, shift)
+
+    def _about(self, centre: Vector) -> tuple[Vector, float]:
+        """Cubic and quartic sums with each c replaced by c + shift, shift = mean - centre.
 
         All terms with a bare sum of c vanish, because c is centred at the own mean.
         """
@@ -145,10 +154,9 @@ class Moments:
         length = float(shift @ shift)
         along = self.scatter @ shift
         total = float(np.trace(self.scatter))
-        scatter = self.scatter + self.mass * np.outer(shift, shift)
         cubic = self.cubic + total * shift + 2 * along + self.mass * length * shift
         quartic = self.quartic + 4 * float(self.cubic @ shift) + 4 * float(shift @ along) + 2 * length * total + self.mass * length**2
-        return scatter, cubic, quartic
+        return cubic, quartic
 
 
 class _Sums:

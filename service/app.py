@@ -76,7 +76,12 @@ def create_app(settings: Settings, store: Store) -> FastAPI:
         uploads=Gate(UPLOAD_THREADS, UPLOAD_QUEUE),
     )
     metrics.watch(
-        settings.queue, lambda: serves(versions), lambda: len(versions.loaded()), lambda: len(versions.refused()), versions.loaded_bytes
+        settings.queue,
+        lambda: serves(versions),
+        lambda: len(versions.loaded()),
+        lambda: len(versions.refused()),
+        versions.loaded_bytes,
+        settings.max_loaded_bytes,
     )
     app = FastAPI(
         title="farfield",

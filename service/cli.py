@@ -1,289 +1,89 @@
-"""The command line, ``farfield``. Commands take arguments, call a use case, and print what it gave."""
+"""The command line, ``farfield``: what commands there are. Each is imported when it is called: none waits for what others need."""
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
-from functools import partial
-from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from importlib import import_module
+from typing import Any, NoReturn
 
-import numpy as np
-import orjson
-import pyarrow as pa
 import typer
-from pyarrow import csv, parquet
-from rich.markup import escape
-from rich.table import Table
+from typer.core import TyperCommand
 
-from service import __version__, demo, doctor, engine, errors, sources
-from service.arguments import (
-    AlphaOption,
-    AttributeByOption,
-    CalibrateOption,
-    DataOption,
-    ExtractorOption,
-    FoldsOption,
-    JsonOption,
-    MethodOption,
-    ParamOption,
-    PixelsOption,
-    PreprocessingOption,
-    SeedOption,
-    StoreOption,
-    SumOption,
-    TapOption,
-    TrimOption,
-    extractor_of,
-    options_of,
-    recipe_of,
-    settings_of,
+from service.imports import unswept
+
+COMMANDS = {  # by name: module and function, and the first line of the function's help
+    "score": ("service.commands:score", "Score rows or images by a stored version, here in this process."),
+    "evaluate": (
+        "service.commands:evaluate",
+        "Fit on 70 % of the normal rows and test on the rest and all anomalous ones; publishes nothing.",
+    ),
+    "detectors": ("service.commands:detectors", "List the detectors in the store."),
+    "promote": ("service.commands:promote", "Point an alias at a version, after a check that the version is whole."),
+    "rollback": ("service.commands:rollback", "Point an alias back at where it was before its last move."),
+    "serve": (
+        "service.serving.commands:serve",
+        "Serve the HTTP interface, the metrics and the console, and do the jobs that are asked for.",
+    ),
+    "demo": ("service.commands:demo_command", "Fit, publish, serve and score real images, and leave the service running."),
+    "doctor": ("service.commands:doctor_command", "Check Python, providers, disk, store and versions, and say what to do."),
+    "fit": (
+        "service.fitting.commands:fit",
+        "Fit a detector on normal data, calibrate it on held-out rows, and publish it as the next version.",
+    ),
+    "jobs": ("service.jobs.commands:jobs", "List the newest jobs, or show one, with its log; cancel it, or wait for it."),
+    "worker": (
+        "service.jobs.commands:worker",
+        "Do the jobs that are asked for over HTTP, until stopped; jobs in hand go back into the queue.",
+    ),
+    "versions": ("service.updates.commands:versions", "List the versions of a detector, or tell how two of them differ."),
+    "update": (
+        "service.updates.commands:update",
+        "Make a new version of an old one without fitting it again: forget rows, merge versions, let old rows decay, add rows.",
+    ),
+    "outliers": ("service.outliers.commands:outliers", "List the newest outliers of a detector."),
+    "feedback": (
+        "service.outliers.commands:feedback",
+        "Mark outliers as false alarms or as confirmed, or list what was said of them.",
+    ),
+    "calibrate": (
+        "service.outliers.commands:calibrate",
+        "Make a version with the same detector that is calibrated by its false alarms too.",
+    ),
+    "upload": (
+        "service.retention.commands:upload",
+        "Put a file into the store, where a fit asked for over HTTP can name it; one that was interrupted goes on where it was.",
+    ),
+    "uploads": ("service.retention.commands:uploads", "List uploads and data sets, or show or delete one."),
+    "gc": ("service.retention.commands:gc", "Print what no rule keeps, with its bytes; delete it only with --delete."),
+}
+
+
+class Named(TyperCommand):
+    """A command of which only the name and the line of help are known, until it is called."""
+
+    def loaded(self) -> Any:
+        """The command itself."""
+        module, _, function = COMMANDS[str(self.name)][0].partition(":")
+        with unswept():
+            found = getattr(import_module(module), function)
+        alone = typer.Typer(add_completion=False)
+        alone.command(self.name)(found)
+        return typer.main.get_command(alone)
+
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        return self.loaded().make_context(*arguments, **options)
+
+
+app = typer.Typer(
+    name="farfield",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    help="The command line, farfield. Commands take arguments, call a use case, and print what it gave.",
 )
-from service.evaluation import evaluate as evaluate_recipe
-from service.fitting import commands as fit_commands
-from service.jobs import commands as job_commands
-from service.names import checked_alias, checked_name, parsed_reference
-from service.outliers import commands as outlier_commands
-from service.publication import promote as promote_version
-from service.publication import rollback as rollback_alias
-from service.retention import commands as retention_commands
-from service.scoring.scoring import answer, asked
-from service.serving import server as serving
-from service.store import Store
-from service.terminal import err, out, print_json, print_scores, progress, refusals, say
-from service.updates import commands as version_commands
-from service.versions import DEFAULT_ALIAS, load, routes
-
-GUIDANCE = (
-    "The rows fitted on here are clean. If yours may hold anomalies, prefer robust_shrinkage, which was built for them; "
-    "on clean rows gaussian and weighting mostly rank better. False alarms by chi-square are shown to warn of it."
-)
-
-app = typer.Typer(name="farfield", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=__doc__)
-
-
-@app.command()
-def score(
-    reference: Annotated[str, typer.Argument(metavar="NAME[@ALIAS|:VERSION]", help="What to score by.")],
-    data: DataOption,
-    output: Annotated[Path | None, typer.Option("--output", help="Write all rows to a .csv, .parquet or .npz file.")] = None,
-    alpha: Annotated[float | None, typer.Option("--alpha", help="Accepted false-alarm rate; the version's own by default.")] = None,
-    fdr: Annotated[bool, typer.Option("--fdr", help="Judge the batch together (Benjamini-Hochberg).")] = False,
-    tail: Annotated[bool, typer.Option("--tail", help="Continue p-values by a Pareto model, which guarantees nothing.")] = False,
-    attribute: Annotated[int, typer.Option("--attribute", min=0, help="Name this many features with the largest shares.")] = 0,
-    attribute_by: AttributeByOption = None,
-    chi_square: Annotated[bool, typer.Option("--chi-square", help="Add the p-value by the detector's own model; not calibrated.")] = False,
-    as_json: JsonOption = False,
-    store: StoreOption = None,
-) -> None:
-    """Score rows or images by a stored version, here in this process."""
-    with refusals():
-        settings = settings_of(store=store)
-        if attribute_by and not attribute:
-            raise errors.InvalidInput("--attribute-by says what --attribute K counts: give both")
-        by = attribute_by or "feature"
-        options = options_of(
-            alpha=alpha, fdr=fdr, tail="pareto" if tail else None, attribute=attribute, attribute_by=by, chi_square=chi_square
-        )
-        if output and output.suffix not in (".csv", ".parquet", ".npz"):
-            raise errors.InvalidInput(f"--output must end in .csv, .parquet or .npz, not {output.suffix!r}")
-        name, wanted = parsed_reference(reference)
-        with Store.open(settings.store) as opened:
-            number = routes(opened, [name])[name].number(name, wanted)
-            loaded = load(opened, settings, name, number)
-        names = loaded.fitted.feature_names
-        found = sources.aligned(sources.read(data, columns=names), names)
-        verdicts = engine.score(loaded.fitted, found.batch, **asked(options), max_pixels=settings.max_pixels)
-        content = answer(loaded, verdicts, options)
-        if output:
-            _write_scores(output, content["results"], found.keys)
-        if as_json:
-            sys.stdout.write(orjson.dumps(content, option=orjson.OPT_INDENT_2).decode() + "\n")
-        else:
-            print_scores(content, found.keys, everything=output is None)
-
-
-@app.command()
-def evaluate(
-    data: DataOption,
-    labels: Annotated[str, typer.Option("--labels", help="An .npy file, or the column or array of --data: 0 normal, 1 anomalous.")] = "y",
-    type: Annotated[list[str] | None, typer.Option("--type", help="Type of detector; repeat for one table of several.")] = None,
-    extractor: ExtractorOption = None,
-    tap: TapOption = None,
-    pixels: PixelsOption = None,
-    preprocessing: PreprocessingOption = None,
-    param: ParamOption = None,
-    sum_levels: SumOption = False,
-    calibrate: CalibrateOption = None,
-    method: MethodOption = None,
-    folds: FoldsOption = None,
-    trim: TrimOption = 0.0,
-    alpha: AlphaOption = 0.01,
-    seed: SeedOption = 0,
-    as_json: JsonOption = False,
-) -> None:
-    """Fit on 70 % of the normal rows and test on the rest and all anomalous ones; publishes nothing."""
-    with refusals():
-        settings = settings_of()
-        found = sources.read(data, labels)
-        if found.labels is None:
-            raise errors.InvalidInput(f"{data} holds no labels: name them with --labels")
-        network = extractor_of(settings, found.batch.images is not None, extractor, tap, pixels, preprocessing, os.cpu_count() or 1)
-        recipes = [
-            recipe_of(
-                kind, param=param, sum_levels=sum_levels, calibrate=calibrate, alpha=alpha, seed=seed, method=method, folds=folds, trim=trim
-            )
-            for kind in type or ["gaussian"]
-        ]
-        figures = [evaluate_recipe(recipe, found.batch, found.labels, network) for recipe in recipes]
-        if as_json:
-            print_json([figure.to_json() for figure in figures])
-            return
-        table = Table("type", "AUROC", "AUPR", "FPR@95TPR", f"false alarms at {alpha:g}", "by chi-square", "detected", "fit s", "score s")
-        for f in figures:
-            rates = (f.auroc, f.aupr, f.fpr_at_95_tpr, f.false_alarm_rate, f.chi_square_false_alarm_rate, f.detection_rate)
-            shares = ("-" if value is None else f"{100 * value:.1f} %" for value in rates)
-            table.add_row(f.type, *shares, f"{f.fit_seconds:.2f}", f"{f.score_seconds:.2f}")
-        out.print(table)
-        first = figures[0]
-        say(
-            f"fitted on {first.n_fit}, calibrated on {first.n_calibration}, tested on {first.n_normal} normal "
-            f"and {first.n_anomalous} anomalous rows; seed {seed}",
-        )
-        say(GUIDANCE)
-
-
-@app.command()
-def detectors(as_json: JsonOption = False, store: StoreOption = None) -> None:
-    """List the detectors in the store."""
-    with refusals(), Store.open(settings_of(store=store).store) as opened:
-        found = routes(opened, opened.names())
-        if as_json:
-            print_json(
-                [
-                    {"name": name, "versions": routing.numbers, "aliases": routing.aliases, "default_version": routing.number(name, None)}
-                    for name, routing in found.items()
-                ]
-            )
-            return
-        table = Table("detector", "versions", "aliases", "default")
-        for name, routing in found.items():
-            aliases = ", ".join(f"{alias} -> {number}" for alias, number in routing.aliases.items())
-            table.add_row(name, ", ".join(map(str, routing.numbers)), aliases, str(routing.number(name, None)))
-        out.print(table if found else "no detectors yet: farfield fit NAME --data FILE", soft_wrap=not found)
-
-
-@app.command()
-def promote(
-    reference: Annotated[str, typer.Argument(metavar="NAME:VERSION", help="The version to promote.")],
-    alias: Annotated[str, typer.Option("--alias", help="The alias to point at it.")] = DEFAULT_ALIAS,
-    expected: Annotated[int | None, typer.Option("--expected", help="Only if the alias is at this version now; 0: not set.")] = None,
-    store: StoreOption = None,
-) -> None:
-    """Point an alias at a version, after a check that the version is whole."""
-    with refusals():
-        settings = settings_of(store=store)
-        name, number = parsed_reference(reference)
-        if not isinstance(number, int):
-            raise errors.InvalidInput(f"{reference!r} names no version: write NAME:NUMBER")
-        with Store.open(settings.store) as opened:
-            before = promote_version(opened, name, checked_alias(alias), number, partial(load, opened, settings), expected=expected)
-        say(f"{name}@{alias} is now version {number}, before {before or 'not set'}")
-
-
-@app.command()
-def rollback(
-    name: str,
-    alias: Annotated[str, typer.Option("--alias", help="The alias to move back.")] = DEFAULT_ALIAS,
-    store: StoreOption = None,
-) -> None:
-    """Point an alias back at where it was before its last move."""
-    with refusals():
-        settings = settings_of(store=store)
-        with Store.open(settings.store) as opened:
-            left, reached = rollback_alias(opened, checked_name(name), checked_alias(alias), partial(load, opened, settings))
-        say(f"{name}@{alias} is back at version {reached}, before {left}")
-
-
-@app.command()
-def serve(
-    host: Annotated[str | None, typer.Option("--host", help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option("--port", help="Port to listen on; 0 takes any free one.")] = None,
-    grpc_port: Annotated[int | None, typer.Option("--grpc-port", help="Port to listen on for gRPC; none by default.")] = None,
-    workers: Annotated[int | None, typer.Option("--workers", help="Processes that serve; 1 by default.")] = None,
-    worker: Annotated[bool | None, typer.Option("--worker/--no-worker", help="Whether to run a worker, which does the jobs.")] = None,
-    store: StoreOption = None,
-) -> None:
-    """Serve the HTTP interface, the metrics and the console, and do the jobs that are asked for."""
-    with refusals():
-        settings = settings_of(store=store, host=host, port=port, grpc_port=grpc_port, workers=workers, worker=worker)
-        serving.serve(settings, started=lambda url: err.print(f"farfield {__version__} on {url}", highlight=False))
-
-
-@app.command("demo")
-def demo_command(
-    port: Annotated[int, typer.Option("--port", help="Port of the service; the next free one if it is taken.")] = 8000,
-    stop: Annotated[bool, typer.Option("--stop", help="Stop the service that an earlier demo left running.")] = False,
-    store: StoreOption = None,
-) -> None:
-    """Fit, publish, serve and score real images, and leave the service running."""
-    with refusals():
-        settings = settings_of(store=store)
-        if stop:
-            say(demo.stop(settings))
-            return
-        with progress() as told:
-            table, lines = demo.run(settings, port, progress=told, say=say)
-        out.print(table)
-        say(lines)
-
-
-@app.command("doctor")
-def doctor_command(as_json: JsonOption = False, store: StoreOption = None) -> None:
-    """Check Python, providers, disk, store and versions, and say what to do."""
-    with refusals():
-        findings = list(doctor.examine(settings_of(store=store)))
-        if as_json:
-            print_json([{"check": f.check, "state": f.state, "found": f.found, "advice": f.advice} for f in findings])
-        else:
-            colours = {"ok": "green", "warning": "yellow", "failed": "red"}
-            for f in findings:
-                say(f"[{colours[f.state]}]{f.state:8}[/] [bold]{f.check}[/]: {escape(f.found)}")
-                if f.advice:
-                    say(f"         -> {escape(f.advice)}")
-        if any(f.state == "failed" for f in findings):
-            raise typer.Exit(1)
-
-
-app.command()(fit_commands.fit)
-app.command()(job_commands.jobs)
-app.command()(job_commands.worker)
-app.command()(version_commands.versions)
-app.command()(version_commands.update)
-app.command()(outlier_commands.outliers)
-app.command()(outlier_commands.feedback)
-app.command()(outlier_commands.calibrate)
-app.command()(retention_commands.upload)
-app.command()(retention_commands.uploads)
-app.command()(retention_commands.gc)
-
-
-def _write_scores(path: Path, results: list[dict[str, Any]], keys: Any) -> None:
-    """The results as columns; of an attribution the names and the shares, largest first."""
-    columns = {name: np.array([result[name] for result in results]) for name in results[0] if name != "attribution"}
-    if keys:
-        columns = {"key": np.array(keys), **columns}
-    for rank in range(len(results[0].get("attribution", ()))):
-        shares = [result["attribution"][rank] for result in results]
-        columns[f"attribution_{rank + 1}"] = np.array([next(str(share[by]) for by in share if by != "share") for share in shares])
-        columns[f"share_{rank + 1}"] = np.array([share["share"] for share in shares])
-    if path.suffix == ".npz":
-        np.savez(path, **columns)  # type: ignore[arg-type]  # no column is called allow_pickle
-    elif path.suffix == ".csv":
-        csv.write_csv(pa.table(columns), path)
-    else:
-        parquet.write_table(pa.table(columns), path)
+for name, (_, line) in COMMANDS.items():
+    app.command(name, cls=Named, help=line)(lambda: None)
 
 
 def _stop(signum: int, _frame: object) -> NoReturn:

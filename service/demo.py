@@ -25,7 +25,7 @@ from service.features import Progress, fingerprint
 from service.manifest import Source
 from service.publication import publish
 from service.recipe import Recipe
-from service.serving import server as serving
+from service.serving import start as serving
 from service.settings import Settings
 from service.store import Store
 from service.versions import DEFAULT_ALIAS
@@ -75,7 +75,7 @@ def _fit(settings: Settings, store: Store, progress: Progress, say: Callable[[st
     extractor = Extractor(onnx_file, preprocessing=preprocessing, taps=taps, device=settings.device, threads=os.cpu_count() or 1)
     fitted = engine.fit(RECIPE, data.batch, extractor, progress=progress)
     source = Source(name="printed-circuit patches", rows=len(data.batch), sha256=sha256)
-    number = publish(store, NAME, fitted, source, DEFAULT_ALIAS)
+    number, _ = publish(store, NAME, fitted, source, DEFAULT_ALIAS)
     held_out = fitted.n_calibration
     say(
         f"fit: {NAME} version {number}, gaussian on the {fitted.width} MobileNetV2 features of {fitted.n_fit} normal images, "

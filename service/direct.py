@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from starlette.requests import Request
@@ -12,6 +13,7 @@ from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 Answer = Callable[[Request, Any], Awaitable[Response]]
+MOST_PATHS = 1024  # remembered by each route
 
 
 class DirectRoute(Route):
@@ -27,18 +29,22 @@ class DirectRoute(Route):
     ) -> None:
         super().__init__(path, answer, methods=["POST"], include_in_schema=False)
         self._patterns, self._answer, self._read = patterns, answer, read
+        self._found = lru_cache(MOST_PATHS)(self._plain)
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         if scope["type"] != "http" or scope["method"] != "POST":
             return Match.NONE, {}
-        match, found = super().matches(scope)
-        if match is Match.NONE or not self._plain(found["path_params"]) or self._read(scope["query_string"]) is None:
+        given = self._found(scope["path"].removeprefix(scope.get("root_path", "")))
+        if given is None or self._read(scope["query_string"]) is None:
             return Match.NONE, {}
-        return match, {**found, "route": self}
+        return Match.FULL, {"endpoint": self.endpoint, "path_params": {**scope.get("path_params", {}), **given}, "route": self}
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         response = await self._answer(Request(scope, receive, send), self._read(scope["query_string"]))
         await response(scope, receive, send)
 
-    def _plain(self, given: Mapping[str, str]) -> bool:
-        return all(self._patterns[key].fullmatch(value) for key, value in given.items())
+    def _plain(self, path: str) -> Mapping[str, str] | None:
+        """The parts of a path, where all of them are what they should be."""
+        found = self.path_regex.match(path)
+        given = found.groupdict() if found else {}
+        return given if found and all(self._patterns[key].fullmatch(value) for key, value in given.items()) else None

@@ -14,7 +14,7 @@ from detectors import REGISTRY, AdditiveDetector, AlphaTooSmall, Detector, outli
 from models import Extractor, Level
 from models.preprocessing import DEFAULT_MAX_PIXELS
 from service.errors import InvalidInput
-from service.features import Batch, Features, Progress, extract, timed
+from service.features import Batch, Features, Progress, Timed, extract
 from service.golden import Golden
 from service.judges import JUDGES, CombinedJudge, CrossJudge, Held, Judge
 from service.recipe import Recipe, check, parameters_of, split
@@ -223,10 +223,10 @@ def score(
     seconds: dict[str, float] = {}
     if fitted.extractor is None and batch.rows is not None and batch.rows.ndim == 2:
         _check_width(batch.rows, fitted)  # before anything as large is copied
-    with timed(seconds, "extract"):
+    with Timed(seconds, "extract"):
         features = extract(fitted.extractor, batch, max_pixels=max_pixels, seconds=seconds)
     _check_width(features, fitted)
-    with timed(seconds, "score"):
+    with Timed(seconds, "score"):
         try:
             found = fitted.judge.judge(features, alpha, tail=tail)
         except AlphaTooSmall as error:

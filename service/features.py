@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
@@ -23,6 +22,7 @@ Features = NDArray[Any]  # (n, d), float64 or float32
 Progress = Callable[[str, int, int], None]  # phase, done, total
 
 IMAGES_AT_A_TIME = 64
+STAGES = ("decode", "queue", "extract", "score", "encode")  # of scoring a request
 PIXELS_AT_A_TIME = 16_000_000  # decoded, so that a batch of large images takes no more memory than one of them
 
 
@@ -105,7 +105,7 @@ def _image_features(
     done = 0
     while done < len(images):
         progress("extract", done, len(images))
-        with timed(seconds, "decode"):
+        with Timed(seconds, "decode"):
             decoded = _some_decoded(images, done, max_pixels)
         try:
             blocks.append(extractor.images(decoded))
@@ -138,13 +138,19 @@ def _decoded(images: Sequence[EncodedImage], index: int, max_pixels: int) -> Ima
         raise InvalidInput(f"image {index}: {error}", f"#/images/{index}") from None
 
 
-@contextmanager
-def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    """Add the time of the block to ``stage``, less what stages inside it have added."""
-    inside = sum(seconds.values())
-    start = time.perf_counter()
-    try:
-        yield
-    finally:
-        spent = time.perf_counter() - start - (sum(seconds.values()) - inside)
-        seconds[stage] = seconds.get(stage, 0.0) + spent
+class Timed:
+    """Adds the time of the block to ``stage``, less what stages inside it have added."""
+
+    __slots__ = ("_inside", "_seconds", "_stage", "_start")
+
+    def __init__(self, seconds: dict[str, float], stage: str) -> None:
+        self._seconds, self._stage = seconds, stage
+
+    def __enter__(self) -> None:
+        self._inside = sum(self._seconds.values())
+        self._start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        seconds = self._seconds
+        spent = time.perf_counter() - self._start - (sum(seconds.values()) - self._inside)
+        seconds[self._stage] = seconds.get(self._stage, 0.0) + spent

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import cached_property
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -92,8 +93,8 @@ class SampleRecord(Part):
 class UpdateRecord(Part):
     """What made a version of its parent, in this order."""
 
-    forgotten: int = Field(0, ge=0, description="Rows taken out of those learned.")
-    forgotten_calibration: int = Field(0, ge=0, description="Rows taken out of those held out.")
+    forgotten: int = Field(0, ge=0, description="Rows taken out of the sums, which cannot tell whether they were ever in them.")
+    forgotten_calibration: int = Field(0, ge=0, description="Rows found among those held out, and taken out.")
     merged: list[str] = Field([], description="Versions whose rows were added, as NAME:VERSION.")
     half_life: float | None = Field(None, gt=0, description="In rows added.")
     weight: float = Field(1.0, gt=0, le=1, description="What each earlier row counts of what it did before.")
@@ -132,6 +133,11 @@ class Manifest(Part):
     def width(self) -> int:
         return sum(level.width for level in self.levels)
 
+    @cached_property
+    def state_bytes(self) -> int:
+        """Of what scoring goes through."""
+        return sum(blob.size for name, blob in self.blobs.items() if name.startswith("state"))
+
     def canonical(self) -> bytes:
         """UTF-8 JSON with sorted keys and no blanks: equal manifests give equal bytes."""
         data = self.model_dump(mode="json", by_alias=True)
@@ -139,16 +145,22 @@ class Manifest(Part):
 
     @classmethod
     def parse(cls, text: bytes) -> Self:
-        """The manifest in ``text``; raises ManifestError for another schema and for anything malformed."""
+        """The manifest in ``text``; raises ManifestError for another schema, for a field of a newer release, and for anything malformed."""
         try:
             data = json.loads(text)
         except ValueError as error:
             raise ManifestError(f"its manifest is no JSON: {error}") from None
         found = data.get("schema") if isinstance(data, dict) else None
+        if isinstance(found, int) and found > SCHEMA:
+            raise ManifestError(f"it was written by a newer farfield (schema {found}; this one reads up to {SCHEMA})")
         if found != SCHEMA:
-            raise ManifestError(f"its manifest has schema {found!r}; this build, which reads schema {SCHEMA}, is too old or too new")
+            raise ManifestError(f"its manifest has schema {found!r}; schema {SCHEMA} is read")
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            first = error.errors()[0]
-            raise ManifestError(f"its manifest is malformed at {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+            first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")  # which explains what else is odd
+            place = ".".join(map(str, first["loc"]))
+            if first["type"] == "extra_forbidden":
+                writer = data.get("writer")
+                raise ManifestError(f"it was written by another release ({writer}), whose {place!r} this one does not know") from None
+            raise ManifestError(f"its manifest is malformed at {place}: {first['msg']}") from None

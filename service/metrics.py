@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 from service import __version__
 from service.drift.figures import DriftFigures
 from service.engine import Fitted, Verdicts
+from service.features import STAGES
 from service.jobs.queue import SECONDS_BUCKETS as JOB_SECONDS_BUCKETS
 from service.jobs.queue import Tallies
 from service.manifest import Manifest
@@ -33,6 +34,8 @@ SCORE_MULTIPLES = (1.25, 1.5, 2.0, 4.0, 10.0)  # of the largest calibration scor
 MOST_UNCOUNTED = 1000  # values that wait to be counted
 LARGEST_SUMMED = 1e100  # a score beyond it counts as this in the sum, which has to stay finite
 SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+Told = Callable[[], int]  # asked at each scrape
 
 
 class Buckets:
@@ -66,33 +69,33 @@ class Buckets:
 
 
 class Distribution(Collector):
-    """Histograms by detector and version, each with buckets of its own, filled a batch at a time.
+    """Histograms by labels, each with buckets of its own, filled a batch at a time.
 
-    The client library's histogram takes one value at a time and has the same buckets for all
+    The client library's histogram takes one value at a time, and has the same buckets for all
     labels; scores come in batches, and their unit differs from version to version.
     """
 
-    def __init__(self, name: str, help_text: str) -> None:
-        self._name, self._help = name, help_text
-        self._histograms: dict[tuple[str, str], Buckets] = {}
+    def __init__(self, name: str, help_text: str, labels: tuple[str, ...]) -> None:
+        self._name, self._help, self._labels = name, help_text, labels
+        self._histograms: dict[tuple[str, ...], Buckets] = {}
         self._lock = threading.Lock()
 
-    def declare(self, labels: tuple[str, str], edges: NDArray[np.float64]) -> None:
+    def declare(self, labels: tuple[str, ...], edges: NDArray[np.float64]) -> None:
         with self._lock:
             self._histograms[labels] = Buckets(edges)
 
-    def observe(self, labels: tuple[str, str], values: NDArray[np.float64]) -> None:
+    def observe(self, labels: tuple[str, ...], values: NDArray[np.float64]) -> None:
         """``values`` (n,) are kept until they are counted, and must not change."""
         with self._lock:
             if labels in self._histograms:  # else unloaded this instant
                 self._histograms[labels].put(values)
 
-    def forget(self, labels: tuple[str, str]) -> None:
+    def forget(self, labels: tuple[str, ...]) -> None:
         with self._lock:
             self._histograms.pop(labels, None)
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
-        family = HistogramMetricFamily(self._name, self._help, labels=("detector", "version"))
+        family = HistogramMetricFamily(self._name, self._help, labels=self._labels)
         with self._lock:
             for labels, buckets in self._histograms.items():
                 family.add_metric(labels, *buckets.cumulated())
@@ -141,14 +144,13 @@ class Metrics:
             "farfield_request_duration_seconds", "Time from the first byte read to the last written.",
             ("route",), buckets=SECONDS_BUCKETS, registry=registry,
         )  # fmt: skip
-        stages = Histogram(
-            "farfield_stage_duration_seconds", "Time spent in each stage of scoring a request.",
-            ("stage",), buckets=SECONDS_BUCKETS, registry=registry,
-        )  # fmt: skip
+        self._stages = Distribution("farfield_stage_duration_seconds", "Time spent in each stage of scoring a request.", ("stage",))
+        for stage in STAGES:
+            self._stages.declare((stage,), np.array(SECONDS_BUCKETS))
         self._rows = Counter("farfield_rows_scored", "Rows scored.", by_version, registry=registry)
         self._outliers = Counter("farfield_outliers", "Rows called outliers.", by_version, registry=registry)
-        self._scores = Distribution("farfield_score", "Scores, higher = more anomalous; buckets by the calibration scores.")
-        self._p_values = Distribution("farfield_p_value", "P-values; uniform while inputs are normal.")
+        self._scores = Distribution("farfield_score", "Scores, higher = more anomalous; buckets by the calibration scores.", by_version)
+        self._p_values = Distribution("farfield_p_value", "P-values; uniform while inputs are normal.", by_version)
         self._calibration = Gauge("farfield_calibration_rows", "Held-out rows behind the p-values.", by_version, registry=registry)
         self._created = Gauge("farfield_version_created_timestamp_seconds", "When the version was fitted.", by_version, registry=registry)
         self._providers = Gauge(
@@ -170,15 +172,16 @@ class Metrics:
             "farfield_versions", "Versions in memory, and those refused since they are damaged.", ("state",), registry=registry
         )
         self._loaded_bytes = Gauge("farfield_loaded_bytes", "Bytes of the versions in memory, as they are stored.", registry=registry)
+        self._loaded_limit = Gauge("farfield_loaded_bytes_limit", "Bytes that the versions in memory may have.", registry=registry)
         # The series of these labels never go, and looking one up takes longer than adding to it.
         self._requests_of: Callable[..., Any] = cache(requests.labels)
         self._duration_of: Callable[..., Any] = cache(durations.labels)
-        self._stage_of: Callable[..., Any] = cache(stages.labels)
         self._jobs = JobTallies()
-        self.drift = DriftFigures()
+        self.drift = DriftFigures(lambda labels: labels in self._counters)
         self.feed = OutlierFigures(registry)
         registry.register(self.drift)
         registry.register(self._jobs)
+        registry.register(self._stages)
         registry.register(self._scores)
         registry.register(self._p_values)
         ProcessCollector(namespace="farfield", registry=registry)
@@ -189,15 +192,14 @@ class Metrics:
         self._counters: dict[tuple[str, str], tuple[Counter, Counter]] = {}  # of rows and of outliers, of what is loaded
         self._lock = threading.Lock()
 
-    def watch(
-        self, queue: int, ready: Callable[[], bool], loaded: Callable[[], int], refused: Callable[[], int], size: Callable[[], int]
-    ) -> None:
-        """What is asked for at each scrape, and how many requests may wait."""
+    def watch(self, queue: int, ready: Callable[[], bool], loaded: Told, refused: Told, size: Told, limit: int) -> None:
+        """What is asked for at each scrape, how many requests may wait, and how many bytes may be in memory."""
         self._queue.set(queue)
         self._ready.set_function(ready)
         self._versions.labels("loaded").set_function(loaded)
         self._versions.labels("refused").set_function(refused)
         self._loaded_bytes.set_function(size)
+        self._loaded_limit.set(limit)
 
     def request(self, route: str, code: int, seconds: float) -> None:
         self._requests_of(route, code).inc()
@@ -234,7 +236,7 @@ class Metrics:
 
     def stages(self, seconds: dict[str, float]) -> None:
         for stage, spent in seconds.items():
-            self._stage_of(stage).observe(spent)
+            self._stages.observe((stage,), np.array((spent,)))
 
     def version_loaded(self, name: str, number: int, manifest: Manifest, fitted: Fitted) -> None:
         labels = (name, str(number))

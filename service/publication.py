@@ -10,13 +10,11 @@ from service.manifest import Source
 from service.store import Store
 
 
-def publish(store: Store, name: str, fitted: Fitted, source: Source, alias: str | None) -> int:
-    """Publish a fitted detector, point ``alias`` at it if given, and return its number."""
+def publish(store: Store, name: str, fitted: Fitted, source: Source, alias: str | None) -> tuple[int, int | None]:
+    """Publish a fitted detector, and point ``alias`` at it if given; return its number and where the alias was."""
     manifest, blobs = pack(fitted, name, source)
     number = store.publish(name, manifest, blobs)
-    if alias:
-        store.move_alias(name, alias, number)
-    return number
+    return number, store.move_alias(name, alias, number) if alias else None
 
 
 def promote(

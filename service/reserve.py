@@ -80,9 +80,9 @@ class Reserve:
         return replace(self, rows=self.rows[kept], digests=self.digests[kept], passed=passed)
 
     def shared(self, other: Reserve) -> float:
-        """Share of the rows of the smaller one that are in both."""
-        smaller, larger = sorted((self, other), key=len)
-        return float(np.isin(smaller.digests, larger.digests).mean()) if len(smaller) else 0.0
+        """Share of the rows held out of the smaller one that were held out in both, whether they are kept or have passed."""
+        smaller, larger = sorted((np.concatenate([one.digests, one.passed]) for one in (self, other)), key=len)
+        return float(np.isin(smaller, larger).mean()) if len(smaller) else 0.0
 
     def _sampled(self, count: int, rate: float, seed: int) -> Reserve:
         if count == len(self):

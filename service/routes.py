@@ -14,6 +14,7 @@ from service.engine import Verdicts
 from service.gate import Gate
 from service.jobs.queue import Jobs
 from service.jobs.watch import JobWatch
+from service.listing import listed
 from service.manifest import Manifest
 from service.metrics import Metrics
 from service.names import ALIAS_PATTERN, NAME_PATTERN, checked_alias
@@ -129,10 +130,15 @@ BODY: dict[int | str, dict[str, Any]] = {
 router = APIRouter(prefix="/v1")
 
 
-@router.get("/detectors", tags=["versions"], summary="All detectors", responses={503: PROBLEMS[503]})
-def list_detectors(parts: Parts) -> DetectorList:
-    found = routes(parts.store, sorted(parts.store.known()))
-    return DetectorList(detectors=[_summary(name, routing) for name, routing in found.items() if routing.numbers])
+@router.get("/detectors", tags=["versions"], summary="Detectors by name", responses=PROBLEMS)
+def list_detectors(
+    parts: Parts,
+    count: Annotated[int | None, Query(ge=1, le=1000, description="Most detectors; all of them by default.")] = None,
+    after: Annotated[str, Query(pattern=f"{NAME_PATTERN}|^$", description="`next` of an answer: only those behind it.")] = "",
+    contains: Annotated[str, Query(max_length=64, description="Only those with this in their name, in capitals or not.")] = "",
+) -> DetectorList:
+    found, last = listed(parts.store, count, after, contains)
+    return DetectorList(detectors=[_summary(name, routing) for name, routing in found.items()], next=last)
 
 
 @router.get("/detectors/{name}", tags=["versions"], summary="One detector", responses=PROBLEMS)

@@ -90,6 +90,7 @@ class DetectorSummary(Schema):
 
 class DetectorList(Schema):
     detectors: list[DetectorSummary]
+    next: str | None = Field(None, description="Where there are more than were asked for: `after` of the request that goes on.")
 
 
 class VersionSummary(Schema):

@@ -15,7 +15,6 @@ from pydantic_settings import (
 )
 
 from service.names import NAME_PATTERN
-from service.outliers.targets import check_targets
 
 MIB = 2**20
 
@@ -82,6 +81,7 @@ class Settings(BaseSettings):
     webhook_secret: str | None = Field(None, description="Base64 of the key that signs webhooks, after whsec_ or alone.", repr=False)
     webhook_rate: int = Field(60, gt=0, description="Outliers of one detector posted to one URL in a minute; more wait.")
     webhook_networks: list[str] = Field([], description="Networks that webhooks may go to besides public addresses, as a JSON list.")
+    webhook_ca: str | None = Field(None, description="PEM file of authorities whose certificates webhooks believe besides the system's.")
     worker: bool = Field(True, description="Whether `farfield serve` runs a worker of its own.")
     worker_concurrency: int = Field(1, gt=0, description="Jobs that a worker runs at the same time.")
     worker_memory: int = Field(0, ge=0, description="MiB of memory that one job may take, on Linux; 0 sets no limit.")
@@ -122,7 +122,10 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _webhooks_can_be_sent(self) -> Self:
-        check_targets(self.webhooks, self.webhook_secret, self.webhook_networks)
+        if self.webhooks or self.webhook_networks or self.webhook_ca:
+            from service.outliers.targets import check_targets  # not above: who sends none need not load the client that sends them
+
+            check_targets(self.webhooks, self.webhook_secret, self.webhook_networks, self.webhook_ca)
         return self
 
     def embedded_folder(self) -> Path | None:

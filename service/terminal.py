@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import orjson
 import typer
@@ -14,8 +14,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from models import ModelError
-from service import errors, features
+from service import errors
+
+if TYPE_CHECKING:
+    from service.features import Progress as Shown
 
 SHOWN_ROWS = 20  # of a batch that is not written to a file
 
@@ -25,7 +27,7 @@ err = Console(stderr=True)
 
 
 @contextmanager
-def progress() -> Iterator[features.Progress]:
+def progress() -> Iterator[Shown]:
     """A bar on a terminal; elsewhere a plain line for every tenth of a phase."""
     if not err.is_terminal:
         shown: dict[str, int] = {}
@@ -88,6 +90,16 @@ def refusals() -> Iterator[None]:
     """Turn refusals into one clear line and exit code 1."""
     try:
         yield
-    except (errors.ServiceError, ModelError, OSError) as error:
-        err.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from None
+    except (errors.ServiceError, OSError) as error:
+        _refuse(error)
+    except Exception as error:
+        from models import ModelError  # not above: what has no network to refuse need not wait for the libraries of networks
+
+        if not isinstance(error, ModelError):
+            raise
+        _refuse(error)
+
+
+def _refuse(error: Exception) -> NoReturn:
+    err.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+    raise typer.Exit(1) from None

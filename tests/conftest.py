@@ -7,10 +7,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from threadpoolctl import threadpool_limits
 
 from service.store import Store
 from tests.servers import RedisServer, ServiceProcess
+
+settings.register_profile("untimed", settings(), deadline=None)  # how long an example takes is the machine's affair
+settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True, scope="session")

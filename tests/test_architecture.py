@@ -18,10 +18,7 @@ PURE = ROOT / "service" / "engine.py"  # fit and score: no web, no store
 WEB_AND_STORE = {"fastapi", "starlette", "redis", "pydantic", "uvicorn", "httpx", "httpx2", "prometheus_client", "typer"}
 CODE_IN_DATA = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 
-PLAIN, LONGEST = 300, 400  # lines: the first without a reason, the second at all
-LONG = {
-    "service/cli.py": "one function per command, with the help text of every option",
-}
+LONGEST = 300  # lines
 
 
 def name(path):
@@ -88,16 +85,9 @@ def test_nothing_stored_is_ever_executed(path):
 
 @pytest.mark.parametrize("path", FILES, ids=name)
 def test_files_stay_short(path):
-    """A file has at most 300 lines, or a reason to be longer; none has more than 400."""
+    """A file has at most 300 lines."""
     lines = len(path.read_text().splitlines())
-    assert lines <= PLAIN or name(path) in LONG, f"{lines} lines: split it, or give a reason in LONG"
     assert lines <= LONGEST, f"{lines} lines: split it"
-
-
-def test_reasons_are_not_kept_for_files_that_became_short():
-    """Each file with a reason to be long exists and is long."""
-    for long in LONG:
-        assert len((ROOT / long).read_text().splitlines()) > PLAIN * 2 // 3, long
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.models import dashboard as model
 
+from deploy.grafana.outliers import feed, shadow
 from deploy.grafana.panels import ALARM, Query, board, lines, number, rows, shades
 
 OF = "<job>, <detector>, <version>"
@@ -172,6 +173,8 @@ def detector() -> model.Dashboard:
                     least=None,
                 ),
             ],
+            "Feed, webhooks and feedback": feed(),
+            "Shadow": shadow(),
             "Traffic": [
                 lines(
                     "Rows by version and replica",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.models import dashboard as model
 
+from deploy.grafana.outliers import shadows, webhooks
 from deploy.grafana.panels import ALARM, SCORING, Query, board, lines, number, rows
 
 BY = "by (detector, version)"
@@ -123,6 +124,10 @@ def fleet() -> model.Dashboard:
                     width=8,
                     most=1,
                 ),
+            ],
+            "Webhooks and shadows": [
+                webhooks("Webhooks", 8),
+                shadows("<job>, <detector>, <replica>", 16),
             ],
             "Requests and jobs": [
                 lines(

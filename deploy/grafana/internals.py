@@ -117,6 +117,15 @@ def internals() -> model.Dashboard:
                     width=8,
                 ),
                 lines(
+                    "Versions in memory, of their limit",
+                    "Bytes of the versions that a process holds, as stored, by FARFIELD_MAX_LOADED_BYTES. "
+                    "At 100 % the least recently used go, and are read again when somebody asks for them.",
+                    "percentunit",
+                    Query(f"max by (instance) (farfield_loaded_bytes{{{HERE}}} / farfield_loaded_bytes_limit{{{HERE}}})", "{{instance}}"),
+                    steps=((0.9, "yellow"),),
+                    width=8,
+                ),
+                lines(
                     "Open files",
                     "Sockets and files of each process by how many it may have.",
                     "percentunit",

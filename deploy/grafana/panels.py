@@ -94,9 +94,17 @@ def lines(
 
 
 def number(
-    title: str, description: str, unit: str, query: Query, *, steps: Steps = (), width: int = 4, names: dict[str, str] | None = None
+    title: str,
+    description: str,
+    unit: str,
+    query: Query,
+    *,
+    steps: Steps = (),
+    width: int = 4,
+    names: dict[str, str] | None = None,
+    nothing: str | None = None,
 ) -> stat.Panel:
-    """The newest value, large, and in the colour of its step; ``names`` are shown instead of values."""
+    """The newest value, large, and in the colour of its step; ``names`` are shown instead of values, ``nothing`` where there is none."""
     panel = stat.Panel().color_mode(shape.BigValueColorMode.BACKGROUND_SOLID if steps else shape.BigValueColorMode.NONE)
     panel.color_scheme(dashboard.FieldColor().mode(model.FieldColorModeId.THRESHOLDS))
     panel.graph_mode(shape.BigValueGraphMode.AREA)
@@ -104,6 +112,8 @@ def number(
     if names:
         options = {value: model.ValueMappingResult(text=text) for value, text in names.items()}
         panel.mappings([model.ValueMap(options=options)])
+    if nothing is not None:
+        panel.no_value(nothing)
     return _described(panel, title, description, unit, steps, width, (query,), height=4)
 
 

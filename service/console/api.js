@@ -24,8 +24,19 @@ export async function fetched(path, options = { signal: AbortSignal.timeout(PATI
 export async function ask(path, options) {
   const response = await fetched(path, options);
   const body = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Problem(body.detail ?? `The service answered ${response.status} ${response.statusText}.`);
-  return body;
+  if (response.ok) return body;
+  const problem = new Problem(body.detail ?? `The service answered ${response.status} ${response.statusText}.`);
+  throw Object.assign(problem, { status: response.status });
+}
+
+/** What `path` answers with, or null where there is no such thing. */
+export async function found(path) {
+  try {
+    return await ask(path);
+  } catch (error) {
+    if (error.status === 404 || error.status === 422) return null; // 422: what no name can be
+    throw error;
+  }
 }
 
 export const askWithJson = (path, method, body) =>

@@ -1,10 +1,10 @@
 // The page: which detector is shown, and what of the service is looked up when.
 
-import { ask, problems, readiness } from "./api.js";
+import { ask, found, problems, readiness } from "./api.js";
 import { Memory } from "./counts.js";
 import { Detectors } from "./detectors.js";
 import { byId, clock, html, refill, whole } from "./dom.js";
-import { SHOWN as FEATURES, drawDrift } from "./drift.js";
+import { SHOWN as FEATURES, drawDrift, resetDrift } from "./drift.js";
 import { Jobs } from "./jobs.js";
 import { drawLive } from "./live.js";
 import { SHOWN as OUTLIERS, drawOutliers } from "./outliers.js";
@@ -13,9 +13,10 @@ import { Trial } from "./trial.js";
 import { Versions, reachedByRollback } from "./versions.js";
 
 const SPARING = 10; // times as long as a look took it is rested at least, so that a large or slow service is not kept busy by looking
+const LONGEST_REST = 15; // seconds, so that one look that took long does not hide what is new
 const REFUSALS = 5; // shown at most
 
-const state = { detectors: [], versions: [], detector: null, previous: null, health: null, trouble: "", turn: 0, answered: Date.now() };
+const state = { none: false, versions: [], detector: null, previous: null, health: null, trouble: "", turn: 0, answered: Date.now() };
 const memory = new Memory();
 const detectors = new Detectors();
 const versions = new Versions(list);
@@ -27,7 +28,7 @@ const outliers = new Panel("feed", drawOutliers);
 const jobs = new Jobs(list);
 const trial = new Trial();
 
-const path = (name) => `/v1/detectors/${name}`;
+const path = (name) => `/v1/detectors/${encodeURIComponent(name)}`;
 const wanted = () => (location.hash.startsWith("#/") ? decoded(location.hash.slice(2)) : state.detector?.name);
 const serving = () => state.versions.find(({ version }) => version === state.detector?.default_version);
 
@@ -45,7 +46,8 @@ async function keep(seconds, look) {
   for (;;) {
     const began = performance.now();
     if (!document.hidden) await look();
-    const rest = Math.max(seconds * 1000, SPARING * (performance.now() - began));
+    const sparing = Math.min(SPARING * (performance.now() - began), LONGEST_REST * 1000);
+    const rest = Math.max(seconds * 1000, sparing);
     await new Promise((rested) => setTimeout(rested, rest));
   }
 }
@@ -66,20 +68,21 @@ async function lookAtCounts() {
 
 async function list() {
   const turn = ++state.turn;
-  const found = await listing().catch(problems((trouble) => ({ trouble })));
+  const seen = await listing().catch(problems((trouble) => ({ trouble })));
   if (turn !== state.turn) return; // it was looked up again meanwhile
-  Object.assign(state, found);
+  Object.assign(state, seen);
   showPage();
 }
 
-/** Detectors, and versions of the one that is wanted. */
+/** The detector that is wanted, or the first one, and its versions; `none` where there is none at all. */
 async function listing() {
-  const { detectors } = await ask("/v1/detectors");
-  const name = wanted() ?? detectors[0]?.name;
-  const detector = detectors.find((one) => one.name === name) ?? null;
+  const shown = await detectors.look();
+  const name = wanted() ?? shown[0]?.name;
+  const detector = name ? await found(path(name)) : null;
+  const none = !detector && !shown.length && !detectors.wanted;
   const versions = detector ? (await ask(`${path(name)}/versions`)).versions.reverse() : [];
   const previous = detector && (await reachedByRollback(detector));
-  return { detectors, detector, versions, previous, trouble: "" };
+  return { none, detector, versions, previous, trouble: "" };
 }
 
 function showHealth() {
@@ -105,8 +108,8 @@ function showTroubles() {
 function showPage() {
   showTroubles();
   const { detector, trouble } = state;
-  byId("empty").hidden = state.detectors.length > 0 || trouble !== "";
-  byId("unknown").hidden = state.detectors.length === 0 || detector !== null;
+  byId("empty").hidden = !state.none || trouble !== "";
+  byId("unknown").hidden = state.none || detector !== null || trouble !== "";
   byId("detector").hidden = detector === null;
   document.title = detector ? `${detector.name} · farfield` : "farfield";
   showList();
@@ -119,7 +122,7 @@ function showPage() {
 }
 
 function showList() {
-  detectors.show(state.detectors, state.detector?.name, (name, version) => memory.alarm(name, version));
+  detectors.show(state.detector?.name, (name, version) => memory.alarm(name, version));
 }
 
 function showLive() {
@@ -127,6 +130,7 @@ function showLive() {
   if (version) drawLive(version, memory.of(version.detector, version.version), drift.answer?.martingale?.limit ?? null);
 }
 
+byId("reset-drift").addEventListener("click", () => resetDrift(drift.answer, () => drift.look()));
 addEventListener("hashchange", list);
 addEventListener("resize", showLive);
 keep(2, lookAtHealth);

@@ -1,5 +1,6 @@
-// The list of detectors: searched, and a page at a time, however many there are.
+// The list of detectors: searched, and looked up a page at a time, however many there are.
 
+import { ask, problems } from "./api.js";
 import { badge, byId, html, refill, whole } from "./dom.js";
 
 const PAGE = 50;
@@ -7,49 +8,58 @@ const FEW = 8; // that nobody needs to search among
 
 export class Detectors {
   constructor() {
-    this.all = [];
-    this.page = 0;
-    this.current = null;
-    byId("search").addEventListener("input", () => this.turn(0));
-    byId("earlier").addEventListener("click", () => this.turn(this.page - 1));
-    byId("later").addEventListener("click", () => this.turn(this.page + 1));
+    this.shown = [];
+    this.starts = [""]; // where each page up to this one begins: behind that name
+    this.next = null;
+    this.turn = 0;
+    this.alarm = () => false;
+    byId("search").addEventListener("input", () => this.go([""]));
+    byId("earlier").addEventListener("click", () => this.go(this.starts.slice(0, -1)));
+    byId("later").addEventListener("click", () => this.go([...this.starts, this.next]));
+  }
+
+  /** Look up the page again; the last one before, where it is empty by now. Resolves to the detectors on it. */
+  async look() {
+    const turn = ++this.turn;
+    const query = new URLSearchParams({ count: PAGE, after: this.starts.at(-1), contains: this.wanted });
+    const { detectors, next } = await ask(`/v1/detectors?${query}`);
+    if (turn !== this.turn) return this.shown; // another page is looked up by now
+    if (!detectors.length && this.starts.length > 1) {
+      this.starts.pop();
+      return this.look();
+    }
+    Object.assign(this, { shown: detectors, next });
+    this.draw();
+    return detectors;
+  }
+
+  /** What is searched for. */
+  get wanted() {
+    return byId("search").value.trim();
   }
 
   /** `alarm(name, version)` says whether a detector has drifted. */
-  show(all, current, alarm) {
-    this.all = all;
-    this.alarm = alarm;
-    if (this.current !== current) {
-      this.current = current;
-      const at = this.found().findIndex(({ name }) => name === current);
-      this.page = Math.max(0, Math.floor(at / PAGE));
-    }
+  show(current, alarm) {
+    Object.assign(this, { current, alarm });
     this.draw();
   }
 
-  turn(page) {
-    this.page = page;
-    this.draw();
-  }
-
-  found() {
-    const wanted = byId("search").value.trim().toLowerCase();
-    return wanted ? this.all.filter(({ name }) => name.toLowerCase().includes(wanted)) : this.all;
+  go(starts) {
+    this.starts = starts;
+    return this.look().catch(problems(() => {})); // that the service does not answer is told by its health
   }
 
   draw() {
-    const found = this.found();
-    this.page = Math.min(this.page, Math.max(0, Math.ceil(found.length / PAGE) - 1));
-    const first = this.page * PAGE;
-    const page = found.slice(first, first + PAGE);
-    const last = first + page.length;
-    byId("find").hidden = this.all.length <= FEW;
-    byId("pager").hidden = found.length <= PAGE;
-    byId("earlier").disabled = first === 0;
-    byId("later").disabled = last === found.length;
-    byId("range").textContent = found.length > PAGE ? `${whole(first + 1)}–${whole(last)} of ${whole(found.length)}` : "";
-    byId("found").textContent = this.all.length && !found.length ? "None has this in its name." : "";
-    const content = page.map((one) => ({ ...one, versions: [], alarm: this.alarm(one.name, one.default_version), current: one.name === this.current }));
+    const { shown, next, starts, wanted } = this;
+    const several = starts.length > 1 || next !== null;
+    const first = (starts.length - 1) * PAGE + 1;
+    byId("find").hidden = !several && !wanted && shown.length <= FEW;
+    byId("pager").hidden = !several;
+    byId("earlier").disabled = starts.length === 1;
+    byId("later").disabled = next === null;
+    byId("range").textContent = several ? `${whole(first)}–${whole(first + shown.length - 1)}` : "";
+    byId("found").textContent = wanted && !shown.length ? "None has this in its name." : "";
+    const content = shown.map((one) => ({ ...one, versions: [], alarm: this.alarm(one.name, one.default_version), current: one.name === this.current }));
     refill(byId("detectors"), content, (links) => links.map(link));
   }
 }

@@ -1,12 +1,31 @@
-// Whether the rows that are scored have drifted: the alarm, the rate of false alarms, what moved.
+// Whether the rows that are scored have drifted: the alarm, the rate of false alarms, what moved; and to begin anew.
 
-import { badge, brief, byId, cell, date, foreign, html, number, percent, refill, rowHeader, svg, whole } from "./dom.js";
+import { ask, problems } from "./api.js";
+import { agreed } from "./confirm.js";
+import { badge, brief, byId, cell, date, foreign, html, number, percent, refill, rowHeader, shows, svg, whole } from "./dom.js";
 
 export const SHOWN = 5; // features with the strongest evidence
 
+/** Once the user agrees, forget the rows of the version that `report` is about. `changed` resolves when the page shows what is so then. */
+export async function resetDrift({ detector, version, rows }, changed) {
+  const text = `The alarm of version ${version} is lowered, and the ${whole(rows)} rows that it has watched are forgotten, for all replicas.`;
+  if (!(await agreed(`Reset the drift of ${detector}?`, `${text} New rows are compared with the calibration rows as at first.`))) return;
+  const path = `/v1/detectors/${detector}:reset-drift?version=${version}`;
+  await ask(path, { method: "POST" }).then(() => notify("Begun anew."), problems((problem) => notify(problem, true)));
+  await changed();
+  byId("drift-notice").focus();
+}
+
+function notify(text, wrong = false) {
+  byId("drift-notice").textContent = text;
+  byId("drift-notice").classList.toggle("wrong", wrong);
+}
+
 export function drawDrift(report) {
   const { martingale, false_alarms: alarms, features, wasserstein } = report;
+  if (!shows(byId("drift"), [report.detector, report.version])) notify("");
   refill(byId("drift-state"), martingale, () => [state(martingale)]);
+  byId("reset-drift").disabled = !report.rows;
   byId("drift-rows").textContent = whole(report.rows);
   byId("drift-log").textContent = martingale ? brief(martingale.log) : "–";
   byId("drift-highest").textContent = martingale ? brief(martingale.highest) : "–";

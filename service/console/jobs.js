@@ -13,6 +13,13 @@ export class Jobs {
     this.ended = ended;
     this.jobs = [];
     this.sources = new Map();
+    addEventListener("pagehide", () => this.leave());
+  }
+
+  /** Listen no more: a page that the browser keeps to go back to would hold its connections. The next look follows again. */
+  leave() {
+    for (const source of this.sources.values()) source.close();
+    this.sources.clear();
   }
 
   async look() {

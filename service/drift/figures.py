@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
@@ -28,7 +28,8 @@ FIGURES = {
 class DriftFigures(Collector):
     """Gauges by detector and version of what is loaded; a figure that a version does not have is left out."""
 
-    def __init__(self) -> None:
+    def __init__(self, loaded: Callable[[Labels], bool]) -> None:
+        self._loaded = loaded
         self.current: dict[Labels, dict[str, float]] = {}
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
@@ -36,6 +37,6 @@ class DriftFigures(Collector):
         for name, text in FIGURES.items():
             family = GaugeMetricFamily(name, text, labels=("detector", "version"))
             for labels, figures in current.items():
-                if name in figures:
+                if name in figures and self._loaded(labels):  # unloaded since they were told
                     family.add_metric(labels, figures[name])
             yield family

@@ -20,10 +20,10 @@ from service.engine import Fitted
 from service.errors import InvalidInput, StartupError
 from service.features import Progress
 from service.fitting.features import Extraction
-from service.fitting.gathering import Gathering, Plan
-from service.fitting.passes import Second, chunk_rows
+from service.fitting.gathering import Gathering, Parted, Plan
+from service.fitting.passes import Second, parted
 from service.fitting.task import Task
-from service.sources import Chunk, Loss, Losses, Source
+from service.sources import Loss, Losses, Source
 
 FAN_IN = 8  # of the tree of joins
 MOST_LOCAL = 256
@@ -59,11 +59,10 @@ class Order:
     on_error: Any  # of Losses
     most_losses: int
 
-    def features(self, part: int, losses: Losses) -> Iterator[tuple[Chunk, Any]]:
+    def chunks(self, part: int, losses: Losses) -> Iterator[Parted]:
         """The chunks of a part with their features."""
         with Extraction(self.network.extractor() if self.network else None, self.plan.max_pixels, 1) as extraction:
-            for chunk in self.source.walk((part, 0), chunk_rows(self.source), losses, stop=part + 1):
-                yield extraction(chunk, losses)
+            yield from parted(self.source, self.plan, extraction, losses, (part, 0), part + 1)
 
     def losses(self) -> Losses:
         return Losses(self.on_error, self.most_losses)
@@ -180,15 +179,15 @@ def _joints(connected: Any, join: Callable[[list[Any]], Any], level: list[Any]) 
 
 def _gathered(part: int, order: Order) -> Gathered:
     gathering, losses = Gathering.begun(order.plan), order.losses()
-    for chunk, features in order.features(part, losses):
-        gathering.take(chunk, features)
+    for chunk in order.chunks(part, losses):
+        gathering.take(chunk)
     return Gathered(gathering, losses.lost)
 
 
 def _looked(part: int, order: Order, first: dict[str, Any]) -> Second:
     second = Second(Gathering(order.plan, first).looks())
-    for chunk, features in order.features(part, order.losses()):
-        second.take(chunk, features, order.plan)
+    for chunk in order.chunks(part, order.losses()):
+        second.take(chunk)
     return Second(sums=second.sums)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,35 +13,30 @@ from rich.markup import escape
 
 from detectors import REGISTRY
 from service import errors
-from service.arguments import (
+from service.arguments import StoreOption, settings_of
+from service.fitting import run
+from service.fitting.arguments import (
     ExtractorOption,
     FoldsOption,
     MethodOption,
     ParamOption,
     PixelsOption,
     PreprocessingOption,
-    StoreOption,
     SumOption,
     TapOption,
     parameters_of,
-    settings_of,
 )
-from service.engine import check_parameters, unfitted
-from service.fitting import run
 from service.fitting.checkpoint import Checkpoints
-from service.fitting.features import Extraction
-from service.fitting.gathering import Gathering
+from service.fitting.forecast import forecast
 from service.fitting.order import task_of
-from service.fitting.passes import chunk_rows
-from service.fitting.task import DOUBLE, Task
+from service.fitting.sample import told
+from service.fitting.task import Task
 from service.jobs.schemas import FitOptions
 from service.judges import CrossJudge
 from service.names import checked_alias, checked_name
 from service.problems import explained
 from service.publication import publish
-from service.recipe import check
-from service.settings import MIB, Settings
-from service.sources import Losses
+from service.settings import Settings
 from service.sources.files import SCHEME
 from service.store import Store
 from service.terminal import err, progress, refusals, say
@@ -111,7 +105,7 @@ def fit(
         for line in task.source.describe():
             err.print(escape(line), highlight=False, soft_wrap=True)
         if dry_run:
-            for line in _plan(task, settings):
+            for line in forecast(task):
                 say(line)
             return
         _fit(task, options, settings)
@@ -122,18 +116,20 @@ def _fit(task: Task, options: FitConfig, settings: Settings) -> None:
         opened.ping()  # a store that is away is better known before the work than after it
         checkpoints = Checkpoints(opened.connection, options.name, task.identity(), settings.checkpoint_seconds)
         try:
-            with progress() as told:
-                fitted, source = run.fit(task, checkpoints, told)
+            with progress() as shown:
+                fitted, source = run.fit(task, checkpoints, shown)
         finally:  # what was left out may be why nothing can be fitted
             for loss in task.losses.lost[len(task.source.lost) :]:
                 err.print(f"left out: {escape(loss.reason)}", highlight=False, soft_wrap=True)
-        number = publish(opened, options.name, fitted, source, options.alias)
+        number, before = publish(opened, options.name, fitted, source, options.alias)
         checkpoints.drop()
-    drawn = f", a sample of {fitted.sampled.rows} of them" if fitted.sampled and fitted.sampled.rows < fitted.sampled.of else ""
+    moved = f", alias {options.alias}{f' (before at {before})' if before else ''}" if options.alias else ""
     say(
-        f"[bold]{options.name}[/] version [bold]{number}[/]: {options.type} on {fitted.n_fit} rows x {fitted.width} features{drawn}, "
-        f"{fitted.judge.METHOD} calibration on {fitted.n_calibration} rows{f', alias {options.alias}' if options.alias else ''}",
+        f"[bold]{options.name}[/] version [bold]{number}[/]: {options.type} on {fitted.n_fit} rows x {fitted.width} features, "
+        f"{fitted.judge.METHOD} calibration on {fitted.n_calibration} rows{moved}",
     )
+    if stated := told(fitted.sampled):
+        say(stated)
 
 
 def _config(file: Path | None, given: dict[str, Any]) -> FitConfig:
@@ -173,37 +169,3 @@ def _usage(option: str, text: str) -> typer.BadParameter:
 def _schemes(places: Sequence[str]) -> list[str]:
     """What the data of a command may be read from: the places that its user has named, and files of this machine."""
     return ["file", *(match[1].lower() for place in places if (match := SCHEME.match(place)))]
-
-
-def _plan(task: Task, settings: Settings) -> list[str]:
-    """How the fit would go, with its memory and, from a look at the first chunk, its time."""
-    check(task.recipe, labelled=task.source.wanted.labels is not None)
-    for kind in task.recipe.types:
-        check_parameters(unfitted(task.recipe, kind, task.levels))
-    lines = [f"{task.recipe.type}, {task.recipe.method} calibration, alpha {task.recipe.alpha:g}, {task.width} features"]
-    if task.whole:
-        held = f"about {3 * task.whole_bytes // MIB + 1} MiB beside the program"
-        return [*lines, f"all rows are held in memory at once, up to {settings.fit_memory} MiB of them: {held}"]
-    plan = task.plan()
-    where = f"on the cluster {task.cluster}" if task.cluster else "in this process"
-    rows = task.source.rows
-    first = Gathering.begun(plan)
-    with Extraction(task.extractor, task.max_pixels, 1) as extraction:
-        start = time.perf_counter()
-        chunk = next(iter(task.source.walk(rows=chunk_rows(task.source), losses=Losses("skip"))), None)
-        if chunk is None:
-            raise errors.InvalidInput("no row can be read")
-        first.take(*extraction(chunk, Losses("skip")))
-        seconds = time.perf_counter() - start
-    passes = 2 if first.looks() else 1
-    lines.append(f"read in {'one pass' if passes == 1 else 'two passes'} of {len(task.source.parts)} parts, {where}")
-    lines.append(f"held out: {plan.share:.2%} of the rows" + (f", about {round(plan.share * rows)}" if rows else ""))
-    lines += [f"{kind} learns sums over all others" for kind in plan.additive]
-    lines += [f"{kind} learns a sample of at most {plan.most_sampled} others" for kind in plan.sampled]
-    state = sum(array.nbytes for array in first.arrays().values())
-    kept = (plan.most_held + (2 * plan.most_sampled if plan.sampled else 0)) * DOUBLE * task.width + state
-    chunks = 4 * chunk_rows(task.source) * max(task.source.layout.row_bytes, 1)
-    lines.append(f"memory: about {kept // MIB + 1} MiB of rows and sums, and up to {chunks // MIB + 1} MiB of four chunks")
-    if rows:
-        lines.append(f"time: about {passes * seconds * rows / len(chunk):.0f} s on one core, by the first {len(chunk)} rows")
-    return lines

@@ -16,7 +16,7 @@ from service.errors import InvalidInput
 from service.features import PIXELS_AT_A_TIME, EncodedImage, Features, finite_rows, numeric_rows
 from service.sources import Chunk, Losses
 
-IMAGES_PER_RUN = 32  # decoded and sent through the network together
+IMAGES_PER_RUN = 8  # decoded and sent through the network together: more do not fit the caches of a core
 
 
 class Extraction:
@@ -42,7 +42,8 @@ class Extraction:
         if self.extractor is None:
             if chunk.rows is None:
                 raise InvalidInput("this detector takes rows of numbers, not images: it has no extractor", "#/data")
-            return chunk, numeric_rows(chunk.rows)
+            with _refused(chunk):
+                return chunk, numeric_rows(chunk.rows)
         if chunk.images is None or not self.extractor.takes_images:
             if chunk.rows is None or self.extractor.takes_images:
                 raise InvalidInput("the extractor takes " + ("images, not rows" if chunk.images is None else "rows, not images"), "#/data")
@@ -58,9 +59,11 @@ class Extraction:
         blocks, failures = zip(*found, strict=True) if found else ((), ())
         lost = {group[i]: error for group, errors in zip(groups, failures, strict=True) for i, error in errors.items()}
         for place, error in lost.items():
-            losses.add(str(chunk.keys[place]), InvalidInput(f"{chunk.keys[place]}: {error}", "#/data"))
+            losses.add(chunk.where(place), InvalidInput(f"{chunk.where(place)}: {error}", "#/data"))
         features = np.concatenate([np.empty((0, extractor.width), np.float32), *(block for some in blocks for block in some)])
-        return (_without(chunk, set(lost)) if lost else chunk), finite_rows(features)
+        kept = _without(chunk, set(lost)) if lost else chunk
+        with _refused(kept):
+            return kept, finite_rows(features)
 
     def _run(self, images: list[EncodedImage], extractor: Extractor) -> tuple[list[Features], dict[int, str]]:
         """Features of those images that can be decoded, and why the others cannot, by their place."""
@@ -91,5 +94,5 @@ def _without(chunk: Chunk, places: set[int]) -> Chunk:
 def _refused(chunk: Chunk) -> Iterator[None]:
     try:
         yield
-    except ModelError as error:
-        raise InvalidInput(f"rows {chunk.start} to {chunk.end} of part {chunk.part} of the data: {error}", "#/data") from None
+    except (ModelError, InvalidInput) as error:
+        raise InvalidInput(chunk.placed(str(error)), "#/data") from None

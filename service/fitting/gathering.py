@@ -23,7 +23,7 @@ from service.judges import JUDGES, CrossJudge
 from service.recipe import Recipe
 from service.reserve import Reserve, digests_of
 from service.sketch import Sketch
-from service.sources import Chunk, hashed
+from service.sources import Chunk, hashed, held_out
 
 Arrays = dict[str, NDArray[Any]]
 HELD_ROWS = 10_000  # held out for calibration, at least; more of them would not make a p-value much better
@@ -74,6 +74,31 @@ class Plan:
         return unfitted(self.recipe, kind, self.levels)
 
 
+@dataclass(frozen=True, slots=True)
+class Parted:
+    """The rows of a chunk, parted into those that are held out and those that are learned."""
+
+    chunk: Chunk
+    features: Features  # (n, d), of all rows
+    hashes: NDArray[np.uint64]  # (n,), of their keys
+    held: NDArray[np.bool_]  # (n,)
+    rows: Features  # features of the rows that are learned
+    labels: NDArray[Any] | None  # their classes
+
+    @classmethod
+    def of(cls, chunk: Chunk, features: Features, plan: Plan) -> Parted:
+        """A chunk with its ``features`` (n, d), parted as the plan says."""
+        hashes = hashed(chunk.keys, plan.recipe.seed)
+        held = held_out(hashes, plan.share)
+        if not held.any():
+            return cls(chunk, features, hashes, held, features, chunk.labels)
+        return cls(chunk, features, hashes, held, features[~held], None if chunk.labels is None else chunk.labels[~held])
+
+    def inputs(self) -> Batch:
+        """The raw inputs of the rows that are held out."""
+        return Batch(rows=self.chunk.rows, images=self.chunk.images).take(np.flatnonzero(self.held))
+
+
 @dataclass(slots=True)
 class Gathering:
     """What is kept of the rows read so far. ``take`` and ``join`` change it.
@@ -95,33 +120,32 @@ class Gathering:
     def begun(cls, plan: Plan) -> Gathering:
         return cls(plan, sample=Sample(plan.most_sampled), held=Sample(plan.most_held))
 
-    def take(self, chunk: Chunk, features: Features) -> None:
-        """Take in the rows of a chunk, with their ``features`` (n, d). Raises InvalidInput for rows that cannot be learned."""
-        if not len(features):
+    def take(self, chunk: Parted) -> None:
+        """Take in the rows of a chunk. Raises InvalidInput for rows that cannot be learned."""
+        if not len(chunk.features):
             return
-        hashes, held = hashes_of(chunk, self.plan)
-        self.first = features[:1].copy() if self.first is None else self.first
-        self.varied = self.varied or bool((features != self.first).any())
-        if held.any():
-            inputs = inputs_of(chunk, np.flatnonzero(held))
-            self.held.offer(hashes[held], {"rows": features[held], "digests": digests_of(inputs)})
-            self._keep_inputs(hashes[held], inputs)
-        rows, labels = learned_of(chunk, features, held)
+        self.first = chunk.features[:1].copy() if self.first is None else self.first
+        self.varied = self.varied or bool((chunk.features != self.first).any())
+        if chunk.held.any():
+            hashes, inputs = chunk.hashes[chunk.held], chunk.inputs()
+            self.held.offer(hashes, {"rows": chunk.features[chunk.held], "digests": digests_of(inputs)})
+            self._keep_inputs(hashes, inputs)
+        rows, labels = chunk.rows, chunk.labels
         if not len(rows):
             return
         self.learned += len(rows)
         for kind in self.plan.additive:
             with refused(chunk):
                 sums = self.plan.detector(kind).sums(rows, labels if REGISTRY[kind].LABELLED else None)
-            self.sums[kind] = self.sums[kind] + sums if kind in self.sums else sums
+            add(self.sums, kind, sums)
         if self.plan.sampled:
             beside = {} if labels is None else {"labels": checked(labels, len(rows), "a fit")}
-            self.sample.offer(hashes[~held], {"rows": rows, **beside})
+            self.sample.offer(chunk.hashes[~chunk.held], {"rows": rows, **beside})
 
     def join(self, other: Gathering) -> None:
         """Take in what ``other`` has."""
         for kind, sums in other.sums.items():
-            self.sums[kind] = self.sums[kind] + sums if kind in self.sums else sums
+            add(self.sums, kind, sums)
         self.sample.join(other.sample)
         self.held.join(other.held)
         self.inputs = _smallest({**self.inputs, **other.inputs})
@@ -221,22 +245,9 @@ class Gathering:
         return Batch(rows=np.stack(rows)) if rows else Batch(images=values or None)
 
 
-def hashes_of(chunk: Chunk, plan: Plan) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
-    """Hashes (n,) of the keys of the rows, and which of them are held out."""
-    hashes = hashed(chunk.keys, plan.recipe.seed)
-    return hashes, hashes < np.uint64(int(plan.share * 2**64))
-
-
-def inputs_of(chunk: Chunk, places: NDArray[np.intp]) -> Batch:
-    """The raw inputs at these places of a chunk."""
-    return Batch(rows=chunk.rows, images=chunk.images).take(places)
-
-
-def learned_of(chunk: Chunk, features: Features, held: NDArray[np.bool_]) -> tuple[Features, NDArray[Any] | None]:
-    """Features and classes of the rows of a chunk that are not held out."""
-    if not held.any():
-        return features, chunk.labels
-    return features[~held], None if chunk.labels is None else chunk.labels[~held]
+def add(sums: dict[str, Any], kind: str, more: Any) -> None:
+    """Add ``more`` to the statistics of one type."""
+    sums[kind] = sums[kind] + more if kind in sums else more
 
 
 def sums_arrays(sums: dict[str, Any], name: str = "sums") -> Arrays:
@@ -256,14 +267,12 @@ def below(name: str, arrays: Arrays) -> Arrays:
 
 
 @contextmanager
-def refused(chunk: Chunk) -> Iterator[None]:
-    """Turn what a detector refuses of a chunk into InvalidInput that says where it is."""
+def refused(chunk: Parted) -> Iterator[None]:
+    """Turn what a detector refuses of the rows that are learned into InvalidInput that says where they are."""
     try:
         yield
     except ValueError as error:
-        raise InvalidInput(
-            f"rows {chunk.start} to {chunk.end} of part {chunk.part} of the data cannot be learned: {error}", "#/data"
-        ) from None
+        raise InvalidInput(f"not to be learned: {chunk.chunk.placed(str(error), np.flatnonzero(~chunk.held))}", "#/data") from None
 
 
 def _smallest(inputs: dict[int, Any]) -> dict[int, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from service import sources
-from service.arguments import extractor_of
+from service.fitting.arguments import extractor_of
 from service.fitting.task import Task
 from service.jobs.schemas import FitOptions
 from service.settings import MIB, Settings

@@ -7,14 +7,16 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from service.engine import Fitted
-from service.features import Features, Progress
+from service.features import Progress
 from service.fitting.checkpoint import Checkpoint
 from service.fitting.features import Extraction
-from service.fitting.gathering import Gathering, Plan, hashes_of, learned_of, refused, sums_arrays, sums_restored
-from service.sources import Chunk, Loss, Losses, Source
+from service.fitting.gathering import Gathering, Parted, Plan, add, refused, sums_arrays, sums_restored
+from service.sources import Loss, Losses, Source
+from service.sources.ahead import ahead
 from service.sources.parts import rows_of
 
-CHUNK_BYTES = 2**25  # of rows of numbers, of which four chunks are in memory at a time
+CHUNK_BYTES = 2**24  # of rows of numbers
+CHUNKS_HELD = 9  # at most at a time: six on their way, and of three a copy of the rows that are learned
 IMAGES = 256  # in a chunk
 
 
@@ -46,18 +48,17 @@ class Second:
     looks: dict[str, Any] = field(default_factory=dict)
     sums: dict[str, Any] = field(default_factory=dict)
 
-    def take(self, chunk: Chunk, features: Features, plan: Plan) -> None:
+    def take(self, chunk: Parted) -> None:
         """Take in the rows of a chunk that the first pass learned."""
-        rows, _ = learned_of(chunk, features, hashes_of(chunk, plan)[1])
-        for kind, look in self.looks.items() if len(rows) else ():
+        for kind, look in self.looks.items() if len(chunk.rows) else ():
             with refused(chunk):
-                sums = look(rows)
-            self.sums[kind] = self.sums[kind] + sums if kind in self.sums else sums
+                sums = look(chunk.rows)
+            add(self.sums, kind, sums)
 
     def join(self, other: dict[str, Any]) -> None:
         """Take in the sums of other rows."""
         for kind, sums in other.items():
-            self.sums[kind] = self.sums[kind] + sums if kind in self.sums else sums
+            add(self.sums, kind, sums)
 
 
 def chunk_rows(source: Source) -> int:
@@ -92,9 +93,12 @@ def fit(source: Source, plan: Plan, extraction: Extraction, losses: Losses, keep
         progress_now = {"position": asdict(position), "lost": lost}
         keeper.save(Checkpoint(progress_now, {**gathering.arrays(), **sums_arrays(second.sums, "second")}))
 
+    def walk(start: Position, losses: Losses) -> Iterator[tuple[Parted, Position]]:
+        return _walk(parted(source, plan, extraction, losses, (start.part, start.row)), start, source.rows or 0, progress)
+
     if not position.looking:
-        for chunk, after in _walk(source, position, losses, progress):
-            gathering.take(*extraction(chunk, losses))
+        for one, after in walk(position, losses):
+            gathering.take(one)
             position = after
             if keeper.due():
                 keep()
@@ -102,8 +106,8 @@ def fit(source: Source, plan: Plan, extraction: Extraction, losses: Losses, keep
     if looks := gathering.looks():
         second.looks = looks
         again = Losses(losses.on_error, losses.limit)  # what is lost is lost again
-        for chunk, after in _walk(source, position, again, progress):
-            second.take(*extraction(chunk, again), plan)
+        for one, after in walk(position, again):
+            second.take(one)
             position = after
             if keeper.due():
                 keep()
@@ -113,11 +117,19 @@ def fit(source: Source, plan: Plan, extraction: Extraction, losses: Losses, keep
     return fitted
 
 
-def _walk(source: Source, start: Position, losses: Losses, progress: Progress) -> Iterator[tuple[Chunk, Position]]:
-    """Chunks from ``start`` on, each with the position after it."""
-    phase, rows, total = "second look" if start.looking else "read", start.rows, source.rows or 0
+def parted(
+    source: Source, plan: Plan, extraction: Extraction, losses: Losses, start: tuple[int, int] = (0, 0), stop: int | None = None
+) -> Iterator[Parted]:
+    """The chunks from row ``start[1]`` of part ``start[0]`` up to part ``stop``, with their features, made ready ahead by a thread."""
+    chunks = source.walk(start, chunk_rows(source), losses, stop)
+    return ahead((Parted.of(*extraction(chunk, losses), plan) for chunk in chunks), depth=1)
+
+
+def _walk(chunks: Iterator[Parted], start: Position, total: int, progress: Progress) -> Iterator[tuple[Parted, Position]]:
+    """Chunks of which the first begins at ``start``, each with the position after it."""
+    phase, rows = "second look" if start.looking else "read", start.rows
     progress(phase, rows, total)
-    for chunk in source.walk((start.part, start.row), chunk_rows(source), losses):
-        rows += len(chunk)
-        yield chunk, Position(start.looking, chunk.part, chunk.end, rows)
+    for one in chunks:
+        rows += len(one.chunk)
+        yield one, Position(start.looking, one.chunk.part, one.chunk.end, rows)
         progress(phase, rows, max(total, rows))

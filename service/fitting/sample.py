@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,25 @@ from detectors.labels import decoded, encoded
 
 Arrays = dict[str, NDArray[Any]]
 HIGHEST = np.iinfo(np.uint64).max
+
+
+class Stated(Protocol):
+    """What is known of a sample when it has been learned."""
+
+    @property
+    def rows(self) -> int: ...
+    @property
+    def of(self) -> int: ...
+    @property
+    def rank_error(self) -> float: ...
+
+
+def told(sample: Stated | None) -> str | None:
+    """The error of a sample as a sentence; None where all rows were learned."""
+    if sample is None or sample.rows == sample.of:
+        return None
+    error = f"the rank of any quantile of a feature is off by at most {sample.rank_error:.2%}, with a probability of 95 %"
+    return f"a sample of {sample.rows} of {sample.of} rows: {error}"
 
 
 @dataclass(slots=True)

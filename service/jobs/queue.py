@@ -150,6 +150,15 @@ class Jobs:
             ids = self._connection.client.zrange(_key("all"), 0, count - 1, desc=True)
         return self.several(job_id.decode() for job_id in ids)
 
+    def unfinished(self) -> list[Job]:
+        """The jobs that wait or run."""
+        with reached():
+            asked = self._connection.client.pipeline(transaction=False)
+            for place in ("running", "waiting", "running"):  # in whichever direction a job moves meanwhile, it is met
+                asked.zrange(_key(place), 0, -1)
+            ids = {job_id.decode() for found in asked.execute() for job_id in found}
+        return [job for job in self.several(sorted(ids)) if not job.over]
+
     def tallies(self) -> Tallies:
         with reached():
             asked = self._connection.client.pipeline(transaction=False)

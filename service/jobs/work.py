@@ -118,6 +118,8 @@ def fit(store: Store, settings: Settings, job: str, name: str, options: FitOptio
         result |= {"rows": source.rows, "n_fit": fitted.n_fit, "n_calibration": fitted.n_calibration, "features": fitted.width}
         if source.lost:
             result["lost"] = source.lost
+        if manifest.sample:
+            result["sample"] = manifest.sample.model_dump()
 
         def publish() -> int:
             return store.publish(name, manifest, blobs, written=lambda done: progress("publish", done, size), token=job)
@@ -127,8 +129,8 @@ def fit(store: Store, settings: Settings, job: str, name: str, options: FitOptio
             checkpoints.drop()
     if options.alias:
         alias, version = options.alias, number
-        patiently(lambda: store.move_alias(name, alias, version, token=f"{job}:alias"), progress)
-        result["alias"] = alias
+        before = patiently(lambda: store.move_alias(name, alias, version, token=f"{job}:alias"), progress)
+        result |= {"alias": alias, "alias_before": before}
     return {**result, "version": number}
 
 

@@ -7,6 +7,7 @@ import base64
 import binascii
 import ipaddress
 import socket
+import ssl
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Self
@@ -27,10 +28,15 @@ class Undelivered(Exception):
     """A target did not take an event; says why."""
 
 
-def check_targets(urls: Sequence[str], secret: str | None, networks: Sequence[str]) -> None:
+def check_targets(urls: Sequence[str], secret: str | None, networks: Sequence[str], ca: str | None) -> None:
     """Raises ValueError for settings of webhooks that cannot work."""
     for network in networks:
         ipaddress.ip_network(network)
+    if ca:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(ca)
+        except OSError as error:  # as that of a file without certificates is too
+            raise ValueError(f"{ca!r} is no file of certificates in PEM: {error}") from None
     for url in urls:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.fragment:
@@ -48,19 +54,22 @@ def check_targets(urls: Sequence[str], secret: str | None, networks: Sequence[st
 class Target:
     """One URL, which is asked at an address that was looked up and found to be allowed, and nowhere else. A context of one event loop."""
 
-    def __init__(self, url: str, secret: str, networks: Sequence[str], *, seconds: float = SECONDS) -> None:
+    def __init__(self, url: str, secret: str, networks: Sequence[str], ca: str | None = None, *, seconds: float = SECONDS) -> None:
         parts = urlsplit(url)
         assert parts.hostname  # noqa: S101  # see check_targets
         self.host = parts.hostname
         self._url, self._port = httpx2.URL(url), parts.port or {"http": 80, "https": 443}[parts.scheme]
         self._networks = [ipaddress.ip_network(network) for network in networks]
-        self._seconds = seconds
+        self._ca, self._seconds = ca, seconds
         self._signer = Webhook(secret)
         self._client: httpx2.AsyncClient
 
     async def __aenter__(self) -> Self:
         # Reading the certificates of the system takes longer than a delivery: once for all of them.
-        self._client = await httpx2.AsyncClient(trust_env=False, follow_redirects=False).__aenter__()
+        authorities = httpx2.create_ssl_context(trust_env=False)
+        if self._ca:
+            authorities.load_verify_locations(self._ca)
+        self._client = await httpx2.AsyncClient(verify=authorities, trust_env=False, follow_redirects=False).__aenter__()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -90,10 +99,20 @@ class Target:
         except TimeoutError:
             raise Undelivered(f"{self.host} did not answer within {self._seconds:g} s") from None
         except (httpx2.HTTPError, OSError) as error:
-            raise Undelivered(f"{self.host} cannot be reached: {error}") from None
+            raise Undelivered(self._why(error)) from None
         if not answer.is_success:
             redirect = ", which is not followed" if answer.has_redirect_location else ""
             raise Undelivered(f"{self.host} answered {answer.status_code}{redirect}")
+
+    def _why(self, error: BaseException) -> str:
+        """What a connection failed at, which may be the certificate."""
+        cause: BaseException | None = error
+        while cause:
+            if isinstance(cause, ssl.SSLCertVerificationError):
+                judges = "by the authorities of the system and those in FARFIELD_WEBHOOK_CA"
+                return f"the certificate of {self.host} is not trusted, {judges}: {cause.verify_message}"
+            cause = cause.__cause__ or cause.__context__
+        return f"{self.host} cannot be reached: {error}"
 
     async def _address(self) -> Address:
         """The first address of the host that is allowed."""

@@ -46,7 +46,7 @@ class Webhooks:
         self._store, self._rate, self._first_pause = store, settings.webhook_rate, first_pause
         self._targets = {
             hashlib.sha256(url.encode()).hexdigest()[:16]: Target(
-                url, settings.webhook_secret or "", settings.webhook_networks, seconds=seconds
+                url, settings.webhook_secret or "", settings.webhook_networks, settings.webhook_ca, seconds=seconds
             )
             for url in settings.webhooks
         }

@@ -16,11 +16,13 @@ from service.names import checked_name
 from service.problems import CLIENT_GONE, STATUS
 from service.protocol.messages import MESSAGES, METHODS, Message, parsed
 from service.protocol.models import Models, reference_of
+from service.protocol.scoring import Inferred
 from service.scoring.callers import Caller
 
 log = logging.getLogger(__name__)
 
 SERVICE = "inference.GRPCInferenceService"
+TIMING = "server-timing"  # trailing metadata of an answer, as the header of HTTP
 OTHER_LIMIT = 2**16  # bytes of a request that is not ModelInfer
 SMALL = 2**16  # bytes of a message without its binary data that are parsed at once, and not by a thread
 FRAME = 2**16  # bytes that a message may take beyond the largest body
@@ -98,21 +100,23 @@ class Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
     async def _infer(self, data: bytes, context: Any) -> bytes:
         """Cancelled when the client leaves or its deadline passes: work that waits is dropped, work that runs is let run out."""
         self._held += len(data)
-        gone = asyncio.Event()
+        since, gone = time.monotonic(), asyncio.Event()
         try:
             if self._held > self._parts.settings.max_held_bytes and self._held > len(data):
                 raise Overloaded("too much is being sent at the same time; try again in a moment")
-            work = asyncio.ensure_future(self._scored(data, Caller(_receiving(gone), _deadline(context))))
-            return await asyncio.shield(work)
+            work = asyncio.ensure_future(self._scored(data, Caller(_receiving(gone), _deadline(context)), since))
+            inferred = await asyncio.shield(work)
+            context.set_trailing_metadata(((TIMING, inferred.timing()),))
+            return inferred.answer
         finally:
             gone.set()
             self._held -= len(data)
 
-    async def _scored(self, data: bytes, caller: Caller) -> bytes:
+    async def _scored(self, data: bytes, caller: Caller, since: float) -> Inferred[bytes]:
         limit = self._parts.settings.max_json_bytes
         message = Message(data, limit) if len(data) <= SMALL else await self._parts.gate.run(Message, data, limit, caller=caller)
         loaded = await self._models.loaded(checked_name(message.name), reference_of(message.version))
-        return await self._models.infer(loaded, message, caller)
+        return await self._models.infer(loaded, message, caller, since)
 
     async def _live(self, _request: Any) -> bytes:
         return _encoded("ServerLiveResponse", live=True)

@@ -9,7 +9,7 @@ from service import __version__
 from service.errors import InvalidInput, NotReady, UnknownDetector, Unsupported
 from service.names import ALIAS_PATTERN
 from service.protocol.schemas import IndexEntry, ModelMetadata, ModelReady, ServerMetadata, Statistics
-from service.protocol.scoring import Sent, Task, at_once, judge
+from service.protocol.scoring import Inferred, Sent, Task, at_once, judge
 from service.routes import Service
 from service.scoring.callers import Caller
 from service.versions import Loaded, Reference, Versions, routes
@@ -61,9 +61,12 @@ class Models:
             self._unloaded.discard((name, loaded.number))
         return loaded
 
-    async def infer(self, loaded: Loaded, sent: Sent[T], caller: Caller) -> T:
-        """The answer to ``sent``, which waits for a thread no longer than there is a ``caller``, or for none if it is small."""
-        return await self.parts.judge(loaded, judge, Task(sent), caller=caller, at_once=at_once)
+    async def infer(self, loaded: Loaded, sent: Sent[T], caller: Caller, since: float) -> Inferred[T]:
+        """The answer to ``sent``, which waits for a thread no longer than there is a ``caller``, or for none if it is small.
+
+        It came at ``since``, by time.monotonic, from when on what its timeout allows counts.
+        """
+        return await self.parts.judge(loaded, judge, Task(sent, caller, since), caller=caller, at_once=at_once)
 
     async def index(self, *, only_ready: bool) -> list[IndexEntry]:
         """All versions of all models, or those that are in memory."""

@@ -7,6 +7,7 @@ called, and what each number means, is as under ``/v1``; the scores are the same
 from __future__ import annotations
 
 import re
+import time
 from typing import Annotated, Any
 
 import orjson
@@ -60,7 +61,11 @@ EXAMPLE = {
 }
 INFER: dict[str, Any] = {
     "response_model": InferResponse,
-    "responses": ERRORS,
+    "responses": {
+        200: {"description": "The outputs; `Server-Timing` has the milliseconds of each stage."},
+        **ERRORS,
+        504: {"description": "The time that the request allows was over.", **ERROR},
+    },
     "openapi_extra": {
         "requestBody": {
             "required": True,
@@ -175,11 +180,14 @@ async def _direct(request: Request, _query: bytes) -> Response:
 
 
 async def _infer(models: Models, name: str, version: str, request: Request) -> Response:
+    since, caller = time.monotonic(), Caller.of(request)
     loaded = await models.loaded(name, reference_of(version))
     asked = request.headers.get
     body = Body(await request.body(), asked("content-encoding", ""), asked(HEADER_LENGTH), asked("accept-encoding", ""))
-    answer = await models.infer(loaded, body, Caller.of(request))
-    headers = {} if answer.header_length is None else {HEADER_LENGTH: str(answer.header_length)}
+    inferred = await models.infer(loaded, body, caller, since)
+    answer, headers = inferred.answer, {"Server-Timing": inferred.timing()}
+    if answer.header_length is not None:
+        headers[HEADER_LENGTH] = str(answer.header_length)
     if answer.encoding:
         headers["Content-Encoding"] = answer.encoding
     media = "application/json" if answer.header_length is None else "application/octet-stream"

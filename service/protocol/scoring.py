@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import isfinite
+from math import inf, isfinite
 from typing import Any, Generic, Protocol, TypeVar
 
 from numpy.typing import NDArray
@@ -11,20 +11,22 @@ from pydantic import ValidationError
 
 from service import engine
 from service.errors import InvalidInput, TooLarge, Unsupported
-from service.features import Batch, timed
+from service.features import Batch, Timed
 from service.problems import explained
 from service.protocol.query import JsonObject, Query
 from service.protocol.tensors import BYTES, Output, Slot, Tensor
 from service.schemas import Options
 from service.scoring import codecs
+from service.scoring.callers import Caller
 from service.scoring.encoders import TAIL
-from service.scoring.scoring import INLINE_BYTES, little
+from service.scoring.scoring import INLINE_BYTES, Scored, little
 from service.settings import Settings
 from service.versions import Loaded
 
 ATTRIBUTION = "attribution"
 OPTIONS = {"alpha", "fdr", "tail"}
-IGNORED = {"priority", "timeout", "content_type", "headers"}  # clients send them to any server; nothing here depends on them
+TIMEOUT, LONGEST_TIMEOUT = "timeout", 18  # parameter with the microseconds that a request allows; digits of it
+IGNORED = {"priority", "content_type", "headers"}  # clients send them to any server; nothing here depends on them
 STATEFUL = {"sequence_id", "sequence_start", "sequence_end"}
 
 T = TypeVar("T")
@@ -54,22 +56,38 @@ class Asked:
     slots: tuple[Slot, ...]  # of all outputs there are
     outputs: dict[str, bool]  # those asked for, and whether as binary data
     batch: Batch
+    timeout: float  # seconds from when it came to when its answer is of no use
 
 
 @dataclass(slots=True)
 class Task(Generic[T]):
-    """A request to infer, from what was sent to its answer."""
+    """A request to infer, from what was sent to its answer. Once it has been looked into, ``caller`` waits no longer than it allows."""
 
     sent: Sent[T]
+    caller: Caller
+    since: float  # when it came, by time.monotonic
     asked: Asked | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
     def decode(self, loaded: Loaded, settings: Settings) -> Asked:
         """What is asked; looked into once."""
         if self.asked is None:
-            with timed(self.seconds, "decode"):
+            with Timed(self.seconds, "decode"):
                 self.asked = _decoded(loaded.fitted, self.sent, settings)
+            self.caller.deadline = min(self.caller.deadline, self.since + self.asked.timeout)
         return self.asked
+
+
+@dataclass(frozen=True, slots=True)
+class Inferred(Generic[T]):
+    """An answer in the form of its request, and how long each stage took."""
+
+    answer: T
+    seconds: dict[str, float]
+
+    def timing(self) -> str:
+        """As in the header ``Server-Timing`` of the native interface."""
+        return Scored(b"", "", self.seconds).timing()
 
 
 def at_once(loaded: Loaded, task: Task[Any], settings: Settings) -> bool:
@@ -80,9 +98,10 @@ def at_once(loaded: Loaded, task: Task[Any], settings: Settings) -> bool:
     return little(loaded, len(asked.batch)) and ATTRIBUTION not in asked.outputs
 
 
-def judge(loaded: Loaded, task: Task[T], settings: Settings) -> tuple[T, engine.Verdicts]:
-    """The answer to a request, encoded, and the verdicts in it."""
+def judge(loaded: Loaded, task: Task[T], settings: Settings) -> tuple[Inferred[T], engine.Verdicts]:
+    """The answer to a request, encoded, and the verdicts in it. Raises what ``Caller.check`` does, between the stages."""
     asked = task.decode(loaded, settings)
+    task.caller.check()
     verdicts = engine.score(
         loaded.fitted,
         asked.batch,
@@ -92,12 +111,13 @@ def judge(loaded: Loaded, task: Task[T], settings: Settings) -> tuple[T, engine.
         attribute_by="feature" if ATTRIBUTION in asked.outputs else None,
         max_pixels=settings.max_pixels,
     )
-    with timed(task.seconds, "encode"):
+    task.caller.check()
+    with Timed(task.seconds, "encode"):
         arrays = (verdicts.scores, verdicts.p_values, verdicts.is_outlier, verdicts.attributions)
         answer = task.sent.answer(_head(loaded, asked.query, asked.options, verdicts), _asked(asked.outputs, asked.slots, arrays))
     for stage, spent in task.seconds.items():
         verdicts.seconds[stage] = verdicts.seconds.get(stage, 0.0) + spent
-    return answer, verdicts
+    return Inferred(answer, verdicts.seconds), verdicts
 
 
 def _decoded(fitted: engine.Fitted, sent: Sent[Any], settings: Settings) -> Asked:
@@ -107,7 +127,7 @@ def _decoded(fitted: engine.Fitted, sent: Sent[Any], settings: Settings) -> Aske
     outputs = query.outputs or {output.name: query.binary for output in slots if output.name != ATTRIBUTION}
     if unknown := outputs.keys() - {output.name for output in slots}:
         raise InvalidInput(f"there is no output {min(unknown)[:80]!r}; there are {[output.name for output in slots]}", "#/outputs")
-    return Asked(query, options, slots, outputs, _batch(query, slot, settings))
+    return Asked(query, options, slots, outputs, _batch(query, slot, settings), _timeout(query.parameters))
 
 
 def input_slot(fitted: engine.Fitted) -> Slot:
@@ -129,14 +149,24 @@ def _attribution(fitted: engine.Fitted) -> tuple[Slot, ...]:
 def _options(parameters: dict[str, Any]) -> Options:
     if stateful := sorted(parameters.keys() & STATEFUL):
         raise Unsupported(f"{stateful[0]}: detectors keep no state between requests")
-    known = parameters.keys() - IGNORED
+    known = parameters.keys() - IGNORED - {TIMEOUT}
     if unknown := sorted(known - OPTIONS):
-        raise InvalidInput(f"there is no parameter {unknown[0][:80]!r}; there are alpha, fdr, tail and binary_data_output", "#/parameters")
+        raise InvalidInput(
+            f"there is no parameter {unknown[0][:80]!r}; there are alpha, fdr, tail, timeout and binary_data_output", "#/parameters"
+        )
     try:
         return Options.model_validate({name: parameters[name] for name in known})
     except ValidationError as error:
         first = error.errors()[0]
         raise InvalidInput(f"{first['loc'][0]}: {explained(first)}", f"#/parameters/{first['loc'][0]}") from None
+
+
+def _timeout(parameters: dict[str, Any]) -> float:
+    """Seconds that a request allows, infinite where it says nothing, or 0 as Triton has it."""
+    text = str(parameters.get(TIMEOUT, 0))
+    if not (text.isascii() and text.isdecimal() and len(text) <= LONGEST_TIMEOUT):
+        raise InvalidInput(f"timeout must be a whole number of microseconds, not {text[:40]!r}", f"#/parameters/{TIMEOUT}")
+    return int(text) / 1e6 or inf
 
 
 def _batch(query: Query, slot: Slot, settings: Settings) -> Batch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
@@ -11,9 +12,11 @@ from typing import Literal
 from service import errors
 from service.jobs.queue import KEPT_SECONDS, Jobs
 from service.manifest import Manifest
+from service.names import parsed_reference
 from service.retention import orphans
 from service.store import Store
 from service.uploads.parts import Uploads
+from service.versions import Reference, routes
 
 MOST_JOBS = 100_000  # that are looked at, the newest first
 
@@ -40,7 +43,7 @@ class Item:
 
 
 def unneeded(manifests: Mapping[int, Manifest], held: set[int], rules: Rules, now: datetime) -> list[int]:
-    """Numbers of the versions of a detector that the rules let go, ascending; ``held`` are those that aliases need.
+    """Numbers of the versions of a detector that the rules let go, ascending; ``held`` are those that aliases and jobs need.
 
     The parent of a version that stays by a rule stays too, and the parent's parent does not for that reason.
     """
@@ -75,7 +78,7 @@ def plan(store: Store, names: list[str], rules: Rules) -> list[Item]:
 def delete(store: Store, items: Iterable[Item], rules: Rules) -> Iterator[Item]:
     """Delete what of ``items`` still may go, and give each that did.
 
-    Whether an alias needs a version is asked again right before, and the store itself refuses one that an alias points at.
+    Whether an alias or a job needs a version is asked again right before, and the store itself refuses one that an alias points at.
     """
     for item in items:
         try:
@@ -103,10 +106,20 @@ def _deleted(store: Store, item: Item, rules: Rules) -> bool:
 
 
 def _held(store: Store, name: str, rules: Rules) -> set[int]:
-    """Versions at which an alias points, or to which as many rollbacks as the rules say could lead."""
+    """Versions at which an alias points, to which as many rollbacks as the rules say could lead, or of which a job is to make another."""
     aliases = store.aliases(name)
     earlier = [entry["version"] for alias in aliases for entry in store.history(name, alias)[: rules.rollbacks]]
-    return {*aliases.values(), *earlier}
+    return {*aliases.values(), *earlier, *(number for detector, number in _begun_with(store) if detector == name)}
+
+
+def _begun_with(store: Store) -> Iterator[tuple[str, Reference]]:
+    """Names and numbers of the versions that updates which wait or run start from or merge."""
+    for job in Jobs(store.connection).unfinished():
+        if "merge" not in job.spec:
+            continue
+        with suppress(errors.NotFound):
+            yield job.detector, routes(store, [job.detector])[job.detector].number(job.detector, job.spec["version"])
+        yield from map(parsed_reference, job.spec["merge"])
 
 
 def _jobs(store: Store, rules: Rules, now: datetime) -> Iterator[Item]:

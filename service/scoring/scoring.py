@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from service import engine, errors
-from service.features import Batch, timed
+from service.features import STAGES, Batch, Timed
 from service.names import row_keys
 from service.problems import explained
 from service.schemas import Options
@@ -24,7 +24,6 @@ from service.scoring.encoders import FORMS, Answer
 from service.settings import Settings
 from service.versions import Loaded
 
-STAGES = ("decode", "queue", "extract", "score", "encode")
 # What is scored on the event loop, where it makes the others wait for no more than a few times the way to a thread and back, which
 # python -m benchmarks.serving_path measures.
 INLINE_BYTES = 131_072  # of a body, to be decoded
@@ -58,7 +57,7 @@ class Task:
     def decode(self, loaded: Loaded, settings: Settings) -> Batch:
         """The batch in the body, and the options in it; looked into once."""
         if self.batch is None:
-            with timed(self.seconds, "decode"):
+            with Timed(self.seconds, "decode"):
                 self.batch = self._decoded(loaded, settings)
             self.body = b""  # decoded arrays that are views of it keep it
         return self.batch
@@ -169,8 +168,7 @@ def at_once(loaded: Loaded, task: Task, settings: Settings) -> bool:
 
 def little(loaded: Loaded, rows: int) -> bool:
     """Whether so many rows are scored at once."""
-    state = sum(blob.size for name, blob in loaded.manifest.blobs.items() if name.startswith("state"))
-    return rows * state <= INLINE_PRODUCTS * 8
+    return rows * loaded.manifest.state_bytes <= INLINE_PRODUCTS * 8
 
 
 def judge(loaded: Loaded, task: Task, settings: Settings) -> tuple[Scored, engine.Verdicts]:
@@ -179,7 +177,7 @@ def judge(loaded: Loaded, task: Task, settings: Settings) -> tuple[Scored, engin
     task.caller.check()
     verdicts = engine.score(loaded.fitted, batch, **asked(task.options), max_pixels=settings.max_pixels)
     task.caller.check()
-    with timed(task.seconds, "encode"):
+    with Timed(task.seconds, "encode"):
         content = FORMS[task.answer](Answer.of(loaded, verdicts, task.options))
     for stage, spent in task.seconds.items():
         verdicts.seconds[stage] = verdicts.seconds.get(stage, 0.0) + spent

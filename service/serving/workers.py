@@ -17,7 +17,7 @@ from service.settings import Settings
 
 @contextmanager
 def workers(settings: Settings, listener: socket.socket, grace: float) -> Iterator[None]:
-    """A context in which ``settings.workers`` processes, see ``service.serving.server``, accept the connections of ``listener``.
+    """A context in which ``settings.workers`` processes, see ``service.serving.start``, accept the connections of ``listener``.
 
     They share its one queue of connections: what a process has not accepted when it ends is accepted by another one. All are
     told to end at the same time, and have ``grace`` seconds. Raises StartupError where the port for gRPC is taken.
@@ -35,7 +35,7 @@ def _started(settings: Settings, listener: socket.socket, gathering: Gathering) 
     with answers, scrapes:
         inherited = {"listener": listener.fileno(), "answers": answers.fileno(), "scrapes": scrapes.fileno()}
         order = {"settings": settings.model_dump(mode="json"), **inherited}
-        return attachment.start("service.serving.server", order, pass_fds=tuple(inherited.values()))
+        return attachment.start("service.serving.start", order, pass_fds=tuple(inherited.values()))
 
 
 @contextmanager

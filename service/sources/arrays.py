@@ -71,7 +71,7 @@ def header(file: IO[bytes], size: int) -> Header:
 
 def labels_of(file: File) -> NDArray[Any]:
     """An .npy file of one label per row."""
-    with reading(file.url), file.open() as opened:
+    with reading(file.shown), file.open() as opened:
         found = header(opened, file.size)
         return _array(opened, found)
 
@@ -101,7 +101,7 @@ def read_npy(stretch: Stretch) -> Iterator[Chunk]:
 
 def whole_npy(file: File, labels: NDArray[Any] | None) -> Chunk:
     """All rows of an .npy file of this machine in one chunk, mapped and not read."""
-    with reading(file.url), file.open() as opened:
+    with reading(file.shown), file.open() as opened:
         found = header(opened, file.size)
         return numbers(_mapped(file, found, 0, found.rows), 0, 0, np.arange(found.rows), labels)
 
@@ -141,7 +141,7 @@ def read_npz(stretch: Stretch) -> Iterator[Chunk]:
                 labels = _array(opened, found)
         with _member(archive, _rows_name(archive, file, stretch.wanted)) as (opened, found):
             if labels is not None and len(labels) != found.rows:
-                raise InvalidInput(f"there are {len(labels)} labels for the {found.rows} rows of {file.url}")
+                raise InvalidInput(f"there are {len(labels)} labels for the {found.rows} rows of {file.shown}")
             take = _taker(opened, found)
             for first, last in _steps(stretch):
                 block = take(part.first + first, last - first)
@@ -152,7 +152,7 @@ def read_npz(stretch: Stretch) -> Iterator[Chunk]:
 
 def _layout(found: Header, file: File, index: int, wanted: Wanted) -> Layout:
     if wanted.columns or wanted.key:
-        raise InvalidInput(f"{file.url} has no named columns: columns and key go with tables")
+        raise InvalidInput(f"{file.shown} has no named columns: columns and key go with tables")
     if found.dtype.kind not in NUMBERS:
         raise ValueError(f"it holds {found.dtype}; numbers are needed")
     if found.columns_first and not (file.local and file.suffix == ".npy") and found.row_bytes * found.rows > WHOLE_BYTES:
@@ -210,7 +210,7 @@ def _rows_name(archive: zipfile.ZipFile, file: File, wanted: Wanted) -> str:
     if ROWS_KEY in others:
         return ROWS_KEY
     if len(others) != 1:
-        raise InvalidInput(f"{file.url} holds the arrays {names}: name the one with the rows {ROWS_KEY!r}")
+        raise InvalidInput(f"{file.shown} holds the arrays {names}: name the one with the rows {ROWS_KEY!r}")
     return others[0]
 
 

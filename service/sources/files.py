@@ -9,6 +9,7 @@ import posixpath
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import IO, Any, cast
 from urllib.parse import unquote, urlsplit
@@ -18,6 +19,8 @@ import fsspec
 from service.errors import InvalidInput
 
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+USER = re.compile(rf"({SCHEME.pattern})[^/@\s]*@")
+QUERY = re.compile(r"(https?://[^\s?'\"]*)\?[^\s'\"]*", re.IGNORECASE)
 WILD = re.compile(r"[*?\[]")
 MARKS = ("ETag", "etag", "md5Hash", "Content-MD5", "checksum", "LastModified", "Last-Modified", "mtime", "created")
 LOCAL = ("file",)
@@ -35,6 +38,11 @@ class File:
     @property
     def local(self) -> bool:
         return SCHEME.match(self.url) is None
+
+    @property
+    def shown(self) -> str:
+        """The URL for people."""
+        return shown(self.url)
 
     @property
     def suffix(self) -> str:
@@ -59,6 +67,15 @@ def suffix(url: str) -> str:
     return posixpath.splitext(stem)[1] + last if last == ".gz" else last
 
 
+def shown(text: str) -> str:
+    """A path, a URL or a text with URLs for people: without user, password and the query of web addresses, which may let others in.
+
+    >>> shown("https://me:secret@host/rows.npy?signature=1234"), shown("s3://bucket/rows-?.npy")
+    ('https://host/rows.npy', 's3://bucket/rows-?.npy')
+    """
+    return QUERY.sub(r"\1", USER.sub(r"\1", text))
+
+
 def listed(urls: str | os.PathLike[str] | Sequence[str], allow: Sequence[str] = LOCAL) -> list[File]:
     """All files of a path, URL, glob or folder, or of several in the order given; those of a glob or folder by name.
 
@@ -79,8 +96,13 @@ def listed(urls: str | os.PathLike[str] | Sequence[str], allow: Sequence[str] = 
 def checked(url: str, allow: Sequence[str]) -> None:
     """Raises InvalidInput, naming ``allow``, unless an entry of it lets ``url`` be read."""
     scheme = "file" if _is_local(url) else _scheme(url)
+    if scheme != "file":
+        try:
+            urlsplit(url)
+        except ValueError as error:
+            raise InvalidInput(f"{shown(url)} is no URL: {error}") from None
     if scheme not in allow and not any(_under(url, prefix) for prefix in allow):
-        raise InvalidInput(f"{url} is not read: neither the scheme {scheme!r} nor a prefix of it is in allow={list(allow)}")
+        raise InvalidInput(f"{shown(url)} is not read: neither the scheme {scheme!r} nor a prefix of it is in allow={list(allow)}")
     if scheme != "file" and ("::" in url or "@" in urlsplit(url).netloc or ".." in unquote(urlsplit(url).path).split("/")):
         raise InvalidInput(f"{scheme} URLs with '::', '..' or a user name in them are not read")
 
@@ -157,7 +179,7 @@ def _system(url: str) -> tuple[Any, str]:
     except ImportError as error:
         raise InvalidInput(f"{_scheme(url)} URLs need a package that is not installed: {error}") from None
     except ValueError as error:
-        raise InvalidInput(f"{url} cannot be read: {error}") from None
+        raise InvalidInput(f"{shown(url)} cannot be read: {error}") from None
     return found
 
 
@@ -171,19 +193,32 @@ def _remote(url: str) -> list[File]:
             found, folder = system.find(path, detail=True), path
         else:
             found = {path: system.info(path)}
-    except FileNotFoundError:
-        raise InvalidInput(f"{url} does not exist") from None
+    except FileNotFoundError as error:
+        raise InvalidInput(f"{shown(url)} {_missing(error.__cause__)}") from None
     except Exception as error:  # noqa: BLE001  each file system has errors of its own
-        raise InvalidInput(f"{url} cannot be listed: {type(error).__name__}: {error}") from None
+        raise InvalidInput(shown(f"{url} cannot be listed: {type(error).__name__}: {error}")) from None
     files = [_listing(system, name, folder, about) for name, about in sorted(found.items()) if about["type"] == "file"]
     if not files:
-        raise InvalidInput(f"no file is named like {url}")
+        raise InvalidInput(f"no file is named like {shown(url)}")
     return files
+
+
+def _missing(cause: BaseException | None) -> str:
+    """What is wrong with a URL that is not found: the web's file system says so of whatever answer is not the file, and of none."""
+    status = getattr(cause, "status", None)
+    if cause is None or status in (HTTPStatus.NOT_FOUND, HTTPStatus.GONE):
+        return "does not exist"
+    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        return f"may not be read from here: the server answers {status} {HTTPStatus(status).phrase}"
+    if status:
+        return f"cannot be read: the server answers {status}"
+    number = getattr(getattr(cause, "os_error", cause), "errno", None) or 0
+    return f"cannot be reached: {os.strerror(number) if number > 0 else cause or type(cause).__name__}"
 
 
 def _listing(system: Any, path: str, folder: str, about: dict[str, Any]) -> File:
     url = str(system.unstrip_protocol(path))
     if about.get("size") is None or (_is_web(url) and not about["size"]):
-        raise InvalidInput(f"{url} tells no size, which is needed to read parts of it; redirects are not followed")
+        raise InvalidInput(f"{shown(url)} tells no size, which is needed to read parts of it; redirects are not followed")
     mark = next((str(about[mark]) for mark in MARKS if about.get(mark)), "")
     return File(url, path.removeprefix(folder).lstrip("/"), int(about["size"]), mark)

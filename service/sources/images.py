@@ -55,11 +55,22 @@ def read_shards(stretch: Stretch) -> Iterator[Chunk]:
     """
     with stretch.file.open() as raw, _unpacked(raw, stretch.file) as plain, tarfile.open(fileobj=plain, mode="r|", tarinfo=_Strict) as tar:
         samples = _samples(tar, stretch.file, stretch.wanted.labels if stretch.layout.labelled else None)
-        yield from _chunks(stretch, itertools.islice(samples, stretch.start, None))
+        yield from _chunks(stretch, itertools.islice(samples, stretch.start, None), f" in {stretch.file.shown}")
 
 
-def _chunks(stretch: Stretch, samples: Iterator[Sample]) -> Iterator[Chunk]:
-    """Chunks of at most ``stretch.rows`` images; one that has reached CHUNK_BYTES is given as it is."""
+def begun_shard(file: File, most: int) -> tuple[int, int]:
+    """Images in about the first ``most`` bytes of a shard as it is stored, and how many bytes these are."""
+    found = 0
+    with file.open() as raw, _unpacked(raw, file) as plain, tarfile.open(fileobj=plain, mode="r|", tarinfo=_Strict) as tar:
+        for _, image, _ in _samples(tar, file, None):
+            found += not isinstance(image, InvalidInput)
+            if raw.tell() >= most:
+                return found, raw.tell()
+    return found, file.size
+
+
+def _chunks(stretch: Stretch, samples: Iterator[Sample], place: str = "") -> Iterator[Chunk]:
+    """Chunks of at most ``stretch.rows`` images; one that has reached CHUNK_BYTES is given as it is. What is lost has its ``place``."""
     keys: list[str] = []
     images: list[bytes] = []
     labels: list[Any] = []
@@ -67,7 +78,7 @@ def _chunks(stretch: Stretch, samples: Iterator[Sample]) -> Iterator[Chunk]:
     for key, image, label in samples:
         end += 1
         if isinstance(image, InvalidInput):
-            stretch.losses.add(key, image)
+            stretch.losses.add(key + place, image)
             continue
         keys.append(key)
         images.append(image)
@@ -85,8 +96,8 @@ def _chunk(stretch: Stretch, start: int, end: int, keys: list[str], images: list
 
 def _content(file: File) -> bytes | InvalidInput:
     try:
-        with reading(file.url), file.open() as opened:
-            return _image(opened, file.url, file.size)
+        with reading(file.shown), file.open() as opened:
+            return _image(opened, file.shown, file.size)
     except InvalidInput as error:
         return error
 
@@ -102,7 +113,7 @@ def _image(opened: IO[bytes], name: str, size: int) -> bytes:
 
 def _refuse_columns(file: File, wanted: Wanted) -> None:
     if wanted.columns or wanted.key:
-        raise InvalidInput(f"{file.url} has no named columns: columns and key go with tables")
+        raise InvalidInput(f"{file.shown} has no named columns: columns and key go with tables")
 
 
 @contextmanager
@@ -139,9 +150,9 @@ def _samples(tar: tarfile.TarFile, file: File, labels: str | None) -> Iterator[S
                 label = _label(tar, member, labels)
             tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep every header that it has seen
         if image is None:
-            image = InvalidInput(f"sample {stem!r} of {file.url} has no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
+            image = InvalidInput(f"sample {stem!r} of {file.shown} has no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
         elif labels is not None and label is None:
-            image = InvalidInput(f"sample {stem!r} of {file.url} has no label {labels!r} ")
+            image = InvalidInput(f"sample {stem!r} of {file.shown} has no label {labels!r} ")
         yield key, image, label
 
 
@@ -153,7 +164,7 @@ def _stem(member: tarfile.TarInfo) -> str:
 def _member_image(tar: tarfile.TarFile, member: tarfile.TarInfo, file: File) -> bytes | InvalidInput:
     opened = cast("IO[bytes]", tar.extractfile(member))  # reads; nothing is written
     try:
-        return _image(opened, f"{member.name} in {file.url}", member.size)
+        return _image(opened, f"{member.name} in {file.shown}", member.size)
     except InvalidInput as error:
         return error
 

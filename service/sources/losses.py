@@ -12,7 +12,8 @@ from typing import Literal
 
 import pyarrow as pa
 
-from service.errors import InvalidInput
+from service.errors import InvalidInput, ServiceError
+from service.sources.files import SCHEME, shown
 
 UNREADABLE = (
     OSError,
@@ -71,8 +72,15 @@ class Losses:
 
 @contextmanager
 def reading(name: str) -> Iterator[None]:
-    """Errors of the libraries that read become InvalidInput with the name of the file, in one line."""
+    """Errors of the libraries that read become InvalidInput with the name of the file, in one line.
+
+    Of a URL all are, since each file system has errors of its own.
+    """
     try:
         yield
-    except UNREADABLE as error:
-        raise InvalidInput(f"{name} cannot be read: {' '.join(str(error).split()) or type(error).__name__}") from None
+    except (ServiceError, MemoryError):
+        raise
+    except Exception as error:
+        if SCHEME.match(name) or isinstance(error, UNREADABLE):
+            raise InvalidInput(f"{name} cannot be read: {' '.join(shown(str(error)).split()) or type(error).__name__}") from None
+        raise

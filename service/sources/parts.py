@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +17,7 @@ from service.sources.losses import Losses, reading
 CHUNK_BYTES = 2**23  # two chunks read ahead, one in use and one in the making are 32 MiB
 PART_BYTES = 2**28
 ROW_BYTES = 2**28  # a row above it is refused
+ROW = re.compile(r"\brow (\d+)\b")  # as refusals of rows name one of them
 FILE_ROWS = 2**40  # row numbers of the next file begin this much higher
 
 Keys = NDArray[Any] | Sequence[str]  # integers (n,), or strings
@@ -56,6 +58,8 @@ class Chunk:
     rows: NDArray[Any] | None = None  # (n, *shape of the source)
     images: Sequence[bytes | NDArray[np.uint8]] | None = None  # encoded, or pixels [height, width, 3]
     labels: NDArray[Any] | None = None  # (n,)
+    file: str = ""  # for people; none of images that are files themselves
+    first: int = 0  # number of the first row in its file
 
     def __len__(self) -> int:
         inputs = self.images if self.rows is None else self.rows
@@ -65,7 +69,27 @@ class Chunk:
         """The first ``rows`` rows of a chunk of numbers."""
         numbers = None if self.rows is None else self.rows[:rows]
         labels = None if self.labels is None else self.labels[:rows]
-        return Chunk(self.part, self.start, self.start + rows, self.keys[:rows], numbers, labels=labels)
+        return replace(self, end=self.start + rows, keys=self.keys[:rows], rows=numbers, labels=labels)
+
+    def where(self, place: int) -> str:
+        """Where the row at ``place`` of the chunk is, for people."""
+        if isinstance(self.keys, np.ndarray) or self.images is None:
+            return f"row {self.first + place} of {self.file}"
+        return f"{self.keys[place]} in {self.file}" if self.file else str(self.keys[place])
+
+    def placed(self, refusal: str, places: NDArray[np.intp] | None = None) -> str:
+        """What is said against the rows at ``places``, or all rows of the chunk, with the place of the row that it names, or of all.
+
+        >>> chunk = Chunk(0, 8, 12, np.arange(4), np.ones((4, 1)), file="b.npy", first=8)
+        >>> chunk.placed("row 1 is too long", np.array([0, 3])), chunk.placed("they are odd")
+        ('row 11 of b.npy is too long', 'rows 8 to 11 of b.npy: they are odd')
+        """
+        if found := ROW.search(refusal):
+            place = int(found[1])
+            return refusal.replace(found[0], self.where(place if places is None else int(places[place])), 1)
+        if isinstance(self.keys, np.ndarray) or self.images is None:
+            return f"rows {self.first} to {self.first + len(self) - 1} of {self.file}: {refusal}"
+        return f"{self.keys[0]} to {self.where(len(self) - 1)}: {refusal}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,17 +168,17 @@ def one_layout(files: Sequence[File], head: Callable[[File, int], Layout], losse
     model: tuple[str, Layout] | None = None
     for index, file in enumerate(files):
         try:
-            with reading(file.url):
+            with reading(file.shown):
                 found = head(file, index)
             if all(part.rows == 0 for part in found.parts):
                 empty = empty or found
                 continue
             if model is None:
-                model = file.url, found
-            _agree(file.url, found, *model)
+                model = file.shown, found
+            _agree(file.shown, found, *model)
             parts.extend(found.parts)
         except InvalidInput as error:
-            losses.add(file.url, error)
+            losses.add(file.shown, error)
     layout = model[1] if model else empty or Layout(())
     return replace(layout, parts=tuple(parts))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from service.sources.losses import Loss, Losses, reading
 from service.sources.parts import Chunk, Layout, Part, Stretch, Wanted, rows_of
 
 IMAGES_PER_CHUNK = 256
+LOOK_BYTES = 2**23  # of a file, from which the rows of all are guessed
 NAMED = 5  # columns and losses that a description names
 
 
@@ -30,6 +32,7 @@ class Form:
     suffixes: frozenset[str]
     scan: Callable[[Sequence[File], Wanted, Losses], Layout]
     read: Callable[[Stretch], Iterator[Chunk]]
+    begun: Callable[[File, int], tuple[int, int]] | None = None  # rows in the first bytes of a file, where only reading counts them
 
 
 FORMS = {
@@ -39,10 +42,10 @@ FORMS = {
         Form("npz", frozenset({".npz"}), arrays.scan_npz, arrays.read_npz),
         Form("parquet", frozenset({".parquet"}), tables.scan_parquet, tables.read_parquet),
         Form("arrow", frozenset({".arrow", ".feather"}), tables.scan_arrow, tables.read_arrow),
-        Form("csv", frozenset({".csv", ".csv.gz"}), tables.scan_csv, tables.read_csv),
+        Form("csv", frozenset({".csv", ".csv.gz"}), tables.scan_csv, tables.read_csv, tables.begun_csv),
         Form("zarr", frozenset(), zarr_arrays.scan_zarr, zarr_arrays.read_zarr),
         Form("images", frozenset(images.IMAGE_SUFFIXES), images.scan_images, images.read_images),
-        Form("shards", frozenset({".tar", ".tar.gz", ".tgz"}), images.scan_shards, images.read_shards),
+        Form("shards", frozenset({".tar", ".tar.gz", ".tgz"}), images.scan_shards, images.read_shards, images.begun_shard),
     )
 }
 
@@ -75,10 +78,23 @@ class Source:
         known = [part.rows for part in self.parts if part.rows is not None]
         return sum(known) if len(known) == len(self.parts) else None
 
+    def guessed_rows(self) -> int | None:
+        """About how many there are where they are not counted, as the beginning of the first file that can be read has them.
+
+        None where that holds no whole row. Reads up to LOOK_BYTES.
+        """
+        if (begun := FORMS[self.form].begun) is None:
+            return None
+        for file in (self.files[part.file] for part in self.parts):
+            with suppress(InvalidInput), reading(file.shown):
+                rows, size = begun(file, LOOK_BYTES)
+                return round(rows * self.bytes / size) if rows else None
+        return None
+
     @property
     def name(self) -> str:
         """For people: that of the first file, and how many there are."""
-        first = posixpath.basename(self.files[0].url.partition("?")[0])
+        first = posixpath.basename(self.files[0].shown.partition("?")[0])
         return first if len(self.files) == 1 else f"{first} and {len(self.files) - 1} more"
 
     @property
@@ -111,7 +127,7 @@ class Source:
         default = IMAGES_PER_CHUNK if self.layout.shape is None else rows_of(self.layout.row_bytes)
         stretch = Stretch(self.files, self.layout, self.wanted, part, start, rows or default, losses or Losses())
         labels = arrays.labels_of(self.label_file) if self.label_file else None
-        name = self.files[self.parts[part].file].url if self.form != "images" else self.parts[part].name
+        name = self.files[self.parts[part].file].shown if self.form != "images" else self.parts[part].name
         with reading(name):
             for chunk in form.read(stretch):
                 yield chunk if labels is None else self._labelled(chunk, labels)
@@ -130,7 +146,9 @@ class Source:
     def _walk(self, start: tuple[int, int], rows: int | None, losses: Losses, stop: int) -> Iterator[Chunk]:
         for number in range(start[0], stop):
             try:
-                for chunk in self.chunks(number, start[1] if number == start[0] else 0, rows, losses):
+                part, file = self.parts[number], "" if self.form == "images" else self.files[self.parts[number].file].shown
+                for bare in self.chunks(number, start[1] if number == start[0] else 0, rows, losses):
+                    chunk = replace(bare, file=file, first=part.first + bare.start)
                     odd = first_not_finite(chunk.rows)
                     if odd is None:
                         yield chunk
@@ -143,17 +161,16 @@ class Source:
                 losses.add(self.parts[number].name, error)
 
     def _not_finite(self, chunk: Chunk, place: tuple[int, ...], value: float) -> str:
-        part, names = self.parts[chunk.part], self.layout.names
+        names = self.layout.names
         column = repr(names[place[1]]) if names else list(place[1:]) if len(place) > 2 else place[1]
-        row = part.first + chunk.start + place[0]
-        return f"{self.files[part.file].url} holds {value} in row {row}, column {column}; finite numbers are needed"
+        return f"{chunk.file} holds {value} in row {chunk.first + place[0]}, column {column}; finite numbers are needed"
 
     def _labelled(self, chunk: Chunk, labels: NDArray[Any]) -> Chunk:
         before = sum(part.rows or 0 for part in self.parts[: chunk.part])
         taken = labels[before + chunk.start : before + chunk.end]
         if len(taken) != len(chunk):
             raise InvalidInput(
-                f"there are {len(labels)} labels in {self.label_file and self.label_file.url}, too few, or images were left out"
+                f"there are {len(labels)} labels in {self.label_file and self.label_file.shown}, too few, or images were left out"
             )
         return replace(chunk, labels=taken)
 
@@ -186,7 +203,7 @@ def open_source(
     layout = form.scan(files, wanted, losses)
     lost = tuple(losses.lost[before:])
     if not layout.parts:
-        names = files[0].url if len(files) == 1 else f"{files[0].url} and {len(files) - 1} more files"
+        names = files[0].shown if len(files) == 1 else f"{files[0].shown} and {len(files) - 1} more files"
         raise InvalidInput(f"{names}: {f'nothing can be read; {lost[0].reason}' if lost else 'holds no rows'}")
     label_file = None
     if labels is not None and not layout.labelled:
@@ -223,7 +240,7 @@ def _form(files: list[File], given: list[str]) -> tuple[Form, list[File]]:
     if not found:
         if len(files) == 1 and files[0].url == given[0]:
             kind = files[0].suffix or "none"
-            raise InvalidInput(f"{files[0].url}: files of type {kind!r} are not read, only {', '.join(sorted(of))}")
+            raise InvalidInput(f"{files[0].shown}: files of type {kind!r} are not read, only {', '.join(sorted(of))}")
         raise InvalidInput(f"{', '.join(given)} holds no images and no other data ({', '.join(sorted(of))})")
     if len(found) > 1:
         raise InvalidInput(f"{', '.join(given)} holds data of more than one form: {', '.join(found)}")
@@ -232,15 +249,15 @@ def _form(files: list[File], given: list[str]) -> tuple[Form, list[File]]:
 
 def _label_file(labels: str, files: Sequence[File], allow: Sequence[str]) -> File:
     if not labels.endswith(".npy"):
-        raise InvalidInput(f"{files[0].url} holds no labels named {labels!r}, and that is no .npy file")
+        raise InvalidInput(f"{files[0].shown} holds no labels named {labels!r}, and that is no .npy file")
     return listed(labels, allow)[0]
 
 
 def _check_labels(source: Source, label_file: File) -> None:
     if source.lost:
-        raise InvalidInput(f"labels in {label_file.url} cannot be told apart where files are left out: {source.lost[0].reason}")
+        raise InvalidInput(f"labels in {label_file.shown} cannot be told apart where files are left out: {source.lost[0].reason}")
     if source.rows is None and len(source.parts) > 1:
-        raise InvalidInput(f"labels in {label_file.url} need a form whose rows are counted; {source.form} is not")
+        raise InvalidInput(f"labels in {label_file.shown} need a form whose rows are counted; {source.form} is not")
     found = len(arrays.labels_of(label_file))
     if source.rows not in (None, found):
-        raise InvalidInput(f"there are {found} labels for the {source.rows} rows of {source.files[0].url}")
+        raise InvalidInput(f"there are {found} labels for the {source.rows} rows of {source.files[0].shown}")

@@ -13,19 +13,19 @@ from service.sources.parts import Keys
 GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)
 
 
-def held_out(keys: Keys, seed: int, share: float) -> NDArray[np.bool_]:
-    """Which rows (n,) are held out: those whose hash falls under ``share`` of the range of 64 bits.
+def held_out(hashes: NDArray[np.uint64], share: float) -> NDArray[np.bool_]:
+    """Which rows (n,) are held out: those whose hash (n,), as of ``hashed``, falls under ``share`` of the range of 64 bits.
 
-    The answer for a key depends on the key, ``seed`` and ``share`` alone: not on the machine, the order, the
+    The answer for a key depends on the key, the seed of the hash and ``share`` alone: not on the machine, the order, the
     chunk or the number of rows. A larger share holds out all that a smaller one does. The number held out is random:
     ``share * n`` with a standard deviation of ``sqrt(n share (1 - share))``.
 
-    >>> held_out(np.arange(6), seed=0, share=0.5).tolist()
+    >>> held_out(hashed(np.arange(6), seed=0), share=0.5).tolist()
     [True, False, True, True, False, True]
     """
     if not 0 < share < 1:
         raise InvalidInput(f"share={share} must lie between 0 and 1", "#/calibrate")
-    return hashed(keys, seed) < np.uint64(int(share * 2**64))
+    return hashes < np.uint64(int(share * 2**64))
 
 
 def hashed(keys: Keys, seed: int) -> NDArray[np.uint64]:

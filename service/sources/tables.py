@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -94,7 +95,7 @@ def scan_csv(files: Sequence[File], wanted: Wanted, losses: Losses) -> Layout:
     def head(file: File, index: int) -> Layout:
         with _csv(file, {}) as table:
             if all(_is_number(name) for name in table.schema.names):
-                raise InvalidInput(f"the first line of {file.url} holds numbers: give it one with the names of the columns")
+                raise InvalidInput(f"the first line of {file.shown} holds numbers: give it one with the names of the columns")
             rows = None if any(batch.num_rows for batch in table) else 0
             return _layout(file, table.schema, wanted, [Part(file.name, index, 0, 0, rows)], lambda name: None)
 
@@ -110,6 +111,13 @@ def read_csv(stretch: Stretch) -> Iterator[Chunk]:
     doubles = {name: pa.float64() for name in values if not pa.types.is_boolean(schema.field(name).type)}
     with _csv(stretch.file, doubles) as table:
         yield from _chunks(stretch, (batch.select(names) for batch in table))
+
+
+def begun_csv(file: File, most: int) -> tuple[int, int]:
+    """Rows in the first ``most`` bytes of the text of a CSV, and how many bytes of the file, packed or not, these are."""
+    with file.open() as opened:
+        plain = gzip.GzipFile(fileobj=opened) if file.suffix.endswith(".gz") else opened
+        return max(len(plain.read(most).splitlines()) - 1, 0), opened.tell()
 
 
 @contextmanager
@@ -139,7 +147,7 @@ def _value_columns(file: File, schema: pa.Schema, wanted: Wanted) -> list[str]:
     asked = [*(wanted.columns or ()), *([wanted.key] if wanted.key else [])]
     missing = [name for name in asked if name not in schema.names]
     if missing:
-        raise InvalidInput(f"{file.url} lacks the columns {missing[:5]}; it has {schema.names[:5]}")
+        raise InvalidInput(f"{file.shown} lacks the columns {missing[:5]}; it has {schema.names[:5]}")
     return [name for name in wanted.columns or schema.names if name not in (wanted.labels, wanted.key)]
 
 
@@ -168,7 +176,7 @@ def _layout(file: File, schema: pa.Schema, wanted: Wanted, parts: list[Part], wi
             raise InvalidInput(f"column {name!r} of {file.name} has lists of {count} numbers; at most {ROW_BYTES // 8} are read")
         names.extend((f"{name}[{i}]" for i in range(count)) if _is_list(kind) else [name])
     if not names:
-        raise InvalidInput(f"{file.url} has no column of numbers besides {[n for n in (wanted.labels, wanted.key) if n]}")
+        raise InvalidInput(f"{file.shown} has no column of numbers besides {[n for n in (wanted.labels, wanted.key) if n]}")
     if wanted.key and not (_is_text(schema.field(wanted.key).type) or pa.types.is_integer(schema.field(wanted.key).type)):
         raise InvalidInput(
             f"key column {wanted.key!r} of {file.name} holds {schema.field(wanted.key).type}; integers or strings are needed"

@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from service import errors, sources
+from service import errors
 from service.arguments import JsonOption, StoreOption, settings_of
 from service.manifest import CalibrationRecord
 from service.names import checked_name, parsed_reference
 from service.store import Store
 from service.terminal import err, out, print_json, progress, refusals, say
-from service.updates.successors import Order, difference
-from service.updates.successors import update as make_successor
+
+if TYPE_CHECKING:
+    from service.sources import Data
 
 
 def versions(
@@ -34,6 +35,8 @@ def versions(
             if diff is None:
                 _list(opened, checked_name(name), as_json)
                 return
+            from service.updates.successors import difference  # not above: a list need not wait for the numerical libraries
+
             found = difference(opened, settings, checked_name(name), *diff).to_json()
         if as_json:
             print_json(found)
@@ -57,13 +60,16 @@ def update(
     store: StoreOption = None,
 ) -> None:
     """Make a new version of an old one without fitting it again: forget rows, merge versions, let old rows decay, add rows."""
+    from service.updates.successors import Order
+    from service.updates.successors import update as make_successor
+
     with refusals():
         settings = settings_of(store=store)
         name, start = parsed_reference(reference)
         order = Order(start, _reader(forget, classes), tuple(merge or ()), half_life, _reader(add, classes), alias)
         order.check()
-        with Store.open(settings.store) as opened, progress() as told:
-            result = make_successor(opened, settings, name, order, progress=told)
+        with Store.open(settings.store) as opened, progress() as shown:
+            result = make_successor(opened, settings, name, order, progress=shown)
         if as_json:
             print_json(result)
         else:
@@ -72,7 +78,9 @@ def update(
             raise errors.Conflict(f"version {result['version']} is there, but {result['alias_refused']}")
 
 
-def _reader(path: Path | None, classes: str | None) -> Callable[[], sources.Data] | None:
+def _reader(path: Path | None, classes: str | None) -> Callable[[], Data] | None:
+    from service import sources
+
     return partial(sources.read, path, classes) if path else None
 
 
@@ -98,6 +106,12 @@ def _list(store: Store, name: str, as_json: bool) -> None:
             str(manifest.calibration.n), str(manifest.width), f"{manifest.alpha:g}", f"{size / 2**20:.1f}", manifest.created[:16],
         )  # fmt: skip
     out.print(table)
+    if any(manifest.sample for manifest in found.values()):
+        from service.fitting.sample import told
+
+        for number, manifest in found.items():
+            if stated := told(manifest.sample):
+                say(f"version {number}: {stated}")
 
 
 def _calibration(record: CalibrationRecord) -> str:
@@ -111,9 +125,12 @@ def _print_result(result: dict[str, Any]) -> None:
         f"{result['n_fit']} rows x {result['features']} features, calibrated on {result['n_calibration']} rows{alias}"
     )
     done = result["update"]
-    for what, learned, held in (("added", "added", "added_calibration"), ("forgotten", "forgotten", "forgotten_calibration")):
-        if done[learned] or done[held]:
-            say(f"{what}: {done[learned]} rows of those learned, {done[held]} of those held out")
+    if done["added"] or done["added_calibration"]:
+        say(f"added: {done['added']} rows to those learned, {done['added_calibration']} to those held out")
+    if done["forgotten"] or done["forgotten_calibration"]:
+        say(f"forgotten: {done['forgotten_calibration']} rows, which were found among those held out")
+    if done["forgotten"]:
+        say(f"forgotten: {done['forgotten']} rows, taken out of sums that cannot tell whether they were ever learned")
     if done["merged"]:
         say(f"merged: {', '.join(done['merged'])}")
     if done["half_life"]:

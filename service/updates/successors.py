@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
@@ -118,6 +119,7 @@ def _published(
     store: Store, settings: Settings, name: str, order: Order, progress: Progress, token: str | None, asked: Call
 ) -> dict[str, Any]:
     parent = asked(lambda: routes(store, [name])[name].number(name, order.start))
+    asked(lambda: _check_lines(store, name, parent, order.merge))
     old = asked(lambda: alive(store, settings, name, parent))
     others = {reference: asked(partial(alive, store, settings, *_named(reference))) for reference in order.merge}
     forget, add = order.forget() if order.forget else None, order.add() if order.add else None
@@ -148,6 +150,36 @@ def alive(store: Store, settings: Settings, name: str, number: int) -> Fitted:
         return replace(fitted, reserve=reserve(manifest, _blobs(store, name, number, manifest)))
     except ArchiveError as error:
         raise errors.VersionRefused(name, number, str(error)) from None
+
+
+def _check_lines(store: Store, name: str, number: int, merge: tuple[str, ...]) -> None:
+    """Raises InvalidInput where versions that are to be merged were made of one and the same, whose rows would count twice."""
+    line = _line(store, name, number)
+    for index, reference in enumerate(merge):
+        other = _line(store, *_named(reference))
+        if common := line & other:
+            shared = ":".join(map(str, max(common)))
+            raise errors.InvalidInput(
+                f"version {reference} cannot be merged: it and what it is merged with have the rows of {shared}, which would count twice",
+                f"#/merge/{index}",
+            )
+        line |= other
+
+
+def _line(store: Store, name: str, number: int) -> set[tuple[str, int]]:
+    """A version with all that it was made of, so far as the store still has them."""
+    line: set[tuple[str, int]] = set()
+    waiting = [(name, number)]
+    while waiting:
+        one = waiting.pop()
+        if one in line:
+            continue
+        line.add(one)
+        with suppress(errors.NotFound, errors.VersionRefused):
+            manifest = store.manifest(*one)
+            waiting += [(one[0], manifest.parent)] if manifest.parent else []
+            waiting += [_named(reference) for reference in (manifest.update.merged if manifest.update else ())]
+    return line
 
 
 def _blobs(store: Store, name: str, number: int, manifest: Manifest) -> Callable[[str], bytes]:

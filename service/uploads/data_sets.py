@@ -36,14 +36,12 @@ def settled(uploads: Uploads, upload_id: str) -> Upload:
     if upload.state != "open" or upload.offset < upload.size:
         return upload
     try:
-        with TemporaryDirectory(prefix="farfield-") as folder:
+        with _room(upload), TemporaryDirectory(prefix="farfield-") as folder:
             path = Path(folder, upload.id + suffix(upload.name))
             digest = _written(uploads, upload, path)
             uploads.settle(upload, sha256=digest, rows=_opened(upload, path, digest).rows)
     except errors.InvalidInput as error:
         uploads.settle(upload, reason=str(error))
-    except OSError as error:
-        raise errors.UploadsFull(f"there is no room here to look at the {upload.size} bytes of the upload: {error.strerror}") from None
     return uploads.get(upload_id)
 
 
@@ -59,11 +57,12 @@ def complete(store: Store, upload_id: str) -> Upload:
 def fetched(store: Store, upload_id: str, folder: Path) -> Path:
     """Write a data set to a file in ``folder``, each part of it checked against its sha256, and return its path; memory: 1 MiB.
 
-    Raises as ``complete`` does, InvalidInput if the stored bytes are damaged, and OSError where the folder takes no more.
+    Raises as ``complete`` does, InvalidInput if the stored bytes are damaged, and UploadsFull where the folder takes no more.
     """
     upload = complete(store, upload_id)
     path = folder / (upload.id + suffix(upload.name))
-    _written(Uploads(store.connection), upload, path)
+    with _room(upload):
+        _written(Uploads(store.connection), upload, path)
     return path
 
 
@@ -81,6 +80,14 @@ def readable(store: Store, data: str | list[str], roots: list[str]) -> Iterator[
         path = fetched(store, upload_id, Path(folder))
         os.utime(path, (0, 0))
         yield str(path), [folder]
+
+
+@contextmanager
+def _room(upload: Upload) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise errors.UploadsFull(f"this machine has no room for the {upload.size} bytes of the upload: {error.strerror}") from None
 
 
 def _written(uploads: Uploads, upload: Upload, path: Path) -> str:

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.deploy.engine import CHART, ROOT, call
 
@@ -15,6 +16,8 @@ VALUES = {
     "everything": ["--values", str(ROOT / "deploy/helm/everything.yaml")],
     "alone": ["--set", "store.existingSecret=s,worker.enabled=false,networkPolicy.enabled=false"],
 }
+
+PASSWORDS = {"REDIS_PASSWORD": "x", "GRAFANA_PASSWORD": "x"}
 
 with_values = pytest.mark.parametrize("values", VALUES.values(), ids=list(VALUES))
 
@@ -55,6 +58,42 @@ def test_parts_find_each_other() -> None:
     assert "tcp://far-farfield-dask:8786" in objects
 
 
+def test_webhooks_are_the_workers_alone() -> None:
+    """With what signs them from a Secret; what feeds keep is known to both, in whole numbers."""
+    objects = yaml.safe_load_all(call("helm", "template", "far", CHART, *VALUES["everything"]))
+    pods = {one["metadata"]["name"]: one["spec"]["template"]["spec"] for one in objects if one["kind"] == "Deployment"}
+    service, worker = (
+        {given["name"]: given for given in pods[name]["containers"][0]["env"]} for name in ("far-farfield", "far-farfield-worker")
+    )
+    assert worker["FARFIELD_WEBHOOK_SECRET"]["valueFrom"] == {"secretKeyRef": {"name": "farfield-webhooks", "key": "secret"}}
+    assert json.loads(worker["FARFIELD_WEBHOOKS"]["value"])[1] == "https://pager.internal:8443/hook"
+    assert json.loads(worker["FARFIELD_WEBHOOK_NETWORKS"]["value"]) == ["10.20.0.0/16"]
+    assert worker["FARFIELD_WEBHOOK_CA"]["value"] == "/certificates/ca.crt"
+    assert not [name for name in service if name.startswith("FARFIELD_WEBHOOK")]
+    assert service["FARFIELD_FEEDBACK_SECONDS"]["value"] == worker["FARFIELD_FEEDBACK_SECONDS"]["value"] == "7776000"
+
+
+def test_helm_refuses_webhooks_that_nothing_signs() -> None:
+    """With the name of the value."""
+    given = ("--set", "store.existingSecret=s", "--set", "webhooks.urls={https://alerts.example.com/}")
+    assert "/webhooks/existingSecret" in call("helm", "template", "far", CHART, *given, refused=True)
+
+
+def test_compose_lets_webhooks_out() -> None:
+    """With the override the worker, and it alone, has their settings, the authorities and a way out."""
+    words = ("--file", "docker-compose.yml", "--file", "deploy/compose.webhooks.yml", "config", "--format", "json")
+    given = {"WEBHOOKS": '["https://alerts.example.com/"]', "WEBHOOK_SECRET": "whsec_eA==", "WEBHOOK_CA": "/etc/ca.pem", **PASSWORDS}
+    services = json.loads(call("docker", "compose", *words, **given))["services"]
+    environment = services["worker"]["environment"]
+    assert (environment["FARFIELD_WEBHOOKS"], environment["FARFIELD_WEBHOOK_SECRET"]) == (given["WEBHOOKS"], "whsec_eA==")
+    mounted = {volume["target"]: volume["source"] for volume in services["worker"]["volumes"]}
+    assert mounted[environment["FARFIELD_WEBHOOK_CA"]] == "/etc/ca.pem"
+    assert {name for name in ("farfield", "worker", "redis") if "outside" in services[name]["networks"]} == {"worker"}
+    without = json.loads(call("docker", "compose", *words, **{**given, "WEBHOOK_CA": ""}))["services"]["worker"]["environment"]
+    assert without["FARFIELD_WEBHOOK_CA"] == ""
+    assert "WEBHOOK_SECRET" in call("docker", "compose", *words, refused=True, **{**given, "WEBHOOK_SECRET": ""})
+
+
 def test_compose_file_obeys_the_specification() -> None:
     """By the schema of the compose specification."""
     call("check-jsonschema", "--builtin-schema", "vendor.compose-spec", ROOT / "docker-compose.yml")
@@ -63,7 +102,7 @@ def test_compose_file_obeys_the_specification() -> None:
 def test_tls_takes_the_place_of_the_open_port() -> None:
     """With the override the proxy publishes one port, that of TLS."""
     words = ("--file", "docker-compose.yml", "--file", "deploy/compose.tls.yml", "config", "--format", "json")
-    given = {"REDIS_PASSWORD": "x", "GRAFANA_PASSWORD": "x", "TLS_NAME": "farfield.test", "CERTIFICATES": "/certificates"}
+    given = {"TLS_NAME": "farfield.test", "CERTIFICATES": "/certificates", **PASSWORDS}
     ports = json.loads(call("docker", "compose", *words, **given))["services"]["proxy"]["ports"]
     assert [(port["published"], port["target"]) for port in ports] == [("443", 8443)]
 
@@ -71,7 +110,7 @@ def test_tls_takes_the_place_of_the_open_port() -> None:
 @pytest.mark.parametrize("missing", ["REDIS_PASSWORD", "GRAFANA_PASSWORD"])
 def test_compose_refuses_to_start_without_passwords(missing: str, tmp_path: Path) -> None:
     """And says what to do."""
-    given = {"REDIS_PASSWORD": "x", "GRAFANA_PASSWORD": "x", missing: ""}
+    given = {**PASSWORDS, missing: ""}
     (tmp_path / ".env").write_text("")
     printed = call("docker", "compose", "--env-file", tmp_path / ".env", "config", refused=True, **given)
     assert missing in printed

@@ -22,7 +22,9 @@ import pytest
 import yaml
 
 from service.metrics import Metrics
+from service.outliers.shadow import MOST_ROWS
 from tests.servers import Process, ServiceProcess, eventually, free_port, program
+from tests.service.receiving import LOOPBACK, SECRET, Receiver
 from tests.service.samples import fitted
 from tests.service.served import NORMAL, Served, fitted_images, pixels, rows, served
 
@@ -210,7 +212,15 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
     """Scrapes twice a second while rows are scored, one job is done and one fails in processes that are forked meanwhile."""
     folder = tmp_path_factory.mktemp("prometheus")
     detectors = {"rows": [fitted(), fitted(2.0)], "images": [fitted_images()]}
-    with served(folder, detectors, FARFIELD_WORKER="true", FARFIELD_DATA_ROOTS=json.dumps([str(folder)])) as service:
+    receiver = Receiver(500)  # and 204 from then on
+    settings = {
+        "FARFIELD_WORKER": "true",
+        "FARFIELD_DATA_ROOTS": json.dumps([str(folder)]),
+        "FARFIELD_WEBHOOKS": json.dumps([receiver.url]),
+        "FARFIELD_WEBHOOK_SECRET": SECRET,
+        "FARFIELD_WEBHOOK_NETWORKS": json.dumps(LOOPBACK),
+    }
+    with served(folder, detectors, **settings) as service:
         second = ServiceProcess(folder / "second", service.store_url, {}).start()
         targets = [url.removeprefix("http://") for url in (service.process.url, second.url)]
         config = {
@@ -233,7 +243,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
             watched = Prometheus(f"http://127.0.0.1:{port}")
             eventually(lambda: ready(watched.url), "Prometheus is ready")
             watched.eventually('farfield_jobs{state="failed"} == 0')
-            service.client.put("/v1/detectors/rows/aliases/champion", json={"version": 1})
+            compare(service)
             for body in ({"rows": rows(60).tolist(), "alpha": 0.1}, {"data": str(broken)}):
                 job = service.client.post("/v1/detectors/fits:fit", json=body).json()
                 eventually(
@@ -246,6 +256,25 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
             replica.close()
             server.kill()
             second.kill()
+            receiver.close()
+
+
+def compare(service: Served) -> None:
+    """Have version 2 of ``rows`` shadow version 1, with more rows at once than it takes; more outliers than the feed takes; feedback."""
+    url = "/v1/detectors/rows"
+    for alias, number in (("champion", 1), ("challenger", 2)):
+        service.client.put(f"{url}/aliases/{alias}", json={"version": number}).raise_for_status()
+    body = {"alias": "champion", "shadow": "challenger", "share": 1.0}
+    service.client.put(f"{url}/shadow", json=body).raise_for_status()
+    service.client.post(f"{url}:feedback", json={"keys": ["a"], "verdict": "false_alarm"}).raise_for_status()
+    service.score("rows/versions/1", rows(MOST_ROWS + 1000))
+
+    def flooded() -> bool:
+        for seed in range(20):
+            service.score("rows/versions/2", 20 * rows(100, seed=seed))
+        return "farfield_outliers_dropped_total{" in service.client.get("/metrics").text
+
+    eventually(flooded, "the feed loses outliers")
 
 
 def ready(url: str) -> bool:
@@ -283,6 +312,15 @@ def test_what_drifts_and_what_fails_is_alerted(prometheus: Prometheus) -> None:
     firing = prometheus.eventually('ALERTS{alertname="FarfieldDrift", alertstate="firing", detector="rows"}')
     assert [labels["version"] for labels, _ in firing] == ["2"]
     prometheus.eventually('ALERTS{alertname="FarfieldJobsFail", alertstate="firing"}')
+
+
+def test_webhooks_and_shadows_are_seen(prometheus: Prometheus) -> None:
+    """The delivery that failed, those that followed it, and two versions that agree on some rows and not on others."""
+    prometheus.eventually('min by (detector) (farfield_webhooks_total{detector="rows", outcome=~"failed|delivered"}) > 0')
+    agreement = next(query for query in queries(BOARDS["fleet"]) if "both|neither" in query)
+    [(labels, share)] = prometheus.eventually(filled(agreement))
+    assert labels == {"detector": "rows", "version": "1", "shadow": "2"}
+    assert 0.5 < share < 1
 
 
 def test_p_values_of_normal_rows_are_near_the_uniform_line(prometheus: Prometheus) -> None:

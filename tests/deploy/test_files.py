@@ -108,6 +108,26 @@ def test_make_env_writes_passwords_once(tmp_path: Path) -> None:
     assert (tmp_path / ".env").read_text() == written
 
 
+def test_defaults_of_compose_are_those_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all that it takes from its environment; the worker alone is told of webhooks."""
+    found = {name: re.fullmatch(r"\$\{[A-Z_]+:-(.*)\}", text) for name, text in SERVICES["worker"]["environment"].items()}
+    given = {name: default[1] for name, default in found.items() if default}
+    assert len(given) == 8
+    for name, default in given.items():
+        monkeypatch.setenv(name, default)
+    assert Settings().model_copy(update={"webhook_secret": Settings().webhook_secret or None}) == Settings.model_construct()
+    assert not [name for name in SERVICES["farfield"]["environment"] if name.startswith("FARFIELD_WEBHOOK")]
+
+
+def test_defaults_of_the_chart_are_those_of_the_settings() -> None:
+    """Of the feeds and of webhooks."""
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    outliers, defaults = values["outliers"], Settings.model_construct()
+    assert (outliers["most"], outliers["seconds"]) == (defaults.max_outliers, defaults.outlier_seconds)
+    assert (outliers["inputs"], outliers["feedbackSeconds"]) == (defaults.outlier_inputs, defaults.feedback_seconds)
+    assert values["webhooks"]["rate"] == defaults.webhook_rate
+
+
 def test_values_obey_their_schema() -> None:
     """The example does; the chart's own do but for the Secret, which has no default."""
     validator = jsonschema.Draft7Validator(yaml.safe_load((CHART / "values.schema.json").read_text()))
@@ -123,12 +143,17 @@ def test_values_obey_their_schema() -> None:
         {"service": {"replicas": "two"}},
         {"settings": {"FARFIELD_STORE": "redis://x"}},
         {"settings": {"FARFIELD_QUEUE": 64}},
+        {"settings": {"FARFIELD_WEBHOOKS": "[]"}},
+        {"outliers": {"seconds": "1 week"}},
+        {"webhooks": {"urls": ["https://alerts.example.com/"]}},
+        {"webhooks": {"urls": ["alerts.example.com"], "existingSecret": "s"}},
         {"ingress": {"enabled": True, "host": "farfield.example.com"}},
     ],
     ids=str,
 )
 def test_wrong_values_are_refused(wrong: dict[str, Any]) -> None:
-    """A misspelt name, a wrong type, a store beside the Secret, a number as setting, an ingress without TLS."""
+    """A misspelt name, a wrong type, a store beside the Secret, a number as setting, a setting with a value of its own, a time in words,
+    webhooks without a Secret, a target that is no URL, an ingress without TLS."""
     validator = jsonschema.Draft7Validator(yaml.safe_load((CHART / "values.schema.json").read_text()))
     assert not validator.is_valid({"store": {"existingSecret": "s", "key": "url"}, **wrong})
 

@@ -16,7 +16,7 @@ from service.fitting import run
 from service.fitting.passes import Keeper, Nowhere
 from service.fitting.task import Task
 from service.recipe import Recipe, method_for
-from service.sources import Losses, held_out, open_source
+from service.sources import Losses, hashed, held_out, open_source
 from service.sources.parts import FILE_ROWS
 
 MEMORY = 20_000  # bytes: less than any data here take
@@ -71,7 +71,7 @@ def fit(task: Task, keeper: Keeper | None = None, progress: Any = lambda phase, 
 
 def held_of(task: Task, keys: Any) -> NDArray[np.bool_]:
     """Which rows the fit of a task holds out."""
-    return held_out(keys, task.recipe.seed, task.plan().share)
+    return held_out(hashed(keys, task.recipe.seed), task.plan().share)
 
 
 def packed(task: Task, fitted: Fitted) -> tuple[dict[str, Any], dict[str, bytes]]:

@@ -7,6 +7,7 @@ import base64
 import sys
 import threading
 from collections import deque
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -21,13 +22,18 @@ LOOPBACK = ["127.0.0.0/8"]
 
 
 class Receiver:
-    """Keeps what is posted to it. ``answers`` are the next statuses, then 204; 0 hangs until the sender has gone, 307 leads to /inside."""
+    """Keeps what is posted to it. ``answers`` are the next statuses, then 204; 0 hangs until the sender has gone, 307 leads to /inside.
 
-    def __init__(self, *answers: int) -> None:
+    With ``certificates``, a folder as ``stores.certificate`` fills it, it speaks TLS.
+    """
+
+    def __init__(self, *answers: int, certificates: Path | None = None) -> None:
         self.answers = deque(answers)
         self.posted: list[tuple[str, dict[str, str], bytes]] = []  # path, headers, body
         self.port = free_port()
-        config = uvicorn.Config(self._answer, port=self.port, log_level="error", lifespan="off", interface="asgi3")
+        files = {"ssl_certfile": certificates / "server.pem", "ssl_keyfile": certificates / "server.key"} if certificates else {}
+        self._scheme = "https" if certificates else "http"
+        config = uvicorn.Config(self._answer, port=self.port, log_level="error", lifespan="off", interface="asgi3", **files)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run)
         self._thread.start()
@@ -35,7 +41,7 @@ class Receiver:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/hook"
+        return f"{self._scheme}://127.0.0.1:{self.port}/hook"
 
     def ids(self) -> list[str]:
         return [headers["webhook-id"] for _, headers, _ in self.posted]

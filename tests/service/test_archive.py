@@ -158,7 +158,7 @@ def test_unknown_types_and_parameters_are_refused() -> None:
     [
         (b"", "no JSON"),
         (b"[]", "schema None"),
-        (b'{"schema": 2}', "schema 2; this build, which reads schema 1"),
+        (b'{"schema": 2}', "newer farfield \\(schema 2; this one reads up to 1\\)"),
         (b'{"schema": 1}', "malformed at"),
     ],
 )
@@ -171,7 +171,7 @@ def test_other_manifests_are_refused(text: bytes, says: str) -> None:
 def test_unknown_members_of_a_manifest_are_refused() -> None:
     """What a later build added may change the meaning of the rest."""
     text = pack(fitted(), "pumps", SOURCE)[0].canonical()
-    with pytest.raises(ManifestError, match="malformed at surprise"):
+    with pytest.raises(ManifestError, match=r"^it was written by another release \(farfield .+\), whose 'surprise' this one does not know"):
         Manifest.parse(text.replace(b'"schema":1', b'"schema":1,"surprise":1'))
 
 

@@ -318,7 +318,7 @@ def npy_of_objects(value: Any) -> bytes:
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_damaged_npy_is_read_or_refused(data: st.DataObject) -> None:
     """Whatever bytes of a body are changed, it gives an array or a refusal, and nothing else comes out."""
     body = bytearray(npy(rows(3)))

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import pytest
 from pyarrow import csv, parquet
 from typer.testing import CliRunner
 
-from service.cli import app
+from service.cli import COMMANDS, app
 from service.store import Store
 from tests.service.served import NORMAL, rows
 
@@ -272,6 +273,22 @@ def test_settings_that_are_none(tmp_path: Path, toml: str, says: str) -> None:
     finally:
         os.chdir(before)
     assert done.exit_code == 1 and says in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_all_commands_is_that_of_each(name: str) -> None:
+    """Its first line stands in a list, so that no command need be imported to show it."""
+    module, _, function = COMMANDS[name][0].partition(":")
+    assert COMMANDS[name][1] == (getattr(import_module(module), function).__doc__ or "").partition("\n")[0]
+
+
+@pytest.mark.parametrize("line", ["--help", "versions nobody --store redis://127.0.0.1:1/0"])
+def test_what_needs_no_numbers_does_not_wait_for_them(line: str) -> None:
+    """Help and lists import neither the numerical libraries nor those of the web."""
+    code = f"import sys; from service.cli import main; sys.argv[1:] = {line.split()!r}\ntry: main()\nfinally: print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False)
+    assert "service.cli" in done.stdout
+    assert not {"numpy", "sklearn", "onnxruntime", "pyarrow", "fastapi"} & set(done.stdout.split())
 
 
 def test_names_that_look_like_markup(shell: Shell) -> None:

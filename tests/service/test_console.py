@@ -11,7 +11,7 @@ from tests.service.browser import Page, chromium
 from tests.service.samples import fitted, publish_fitted
 from tests.service.served import NORMAL, ODD, fitted_images, rows, served
 
-NAMES = ["boards", "conflict", "drifting", "fed", "keyed", "lathe", "promoted", "returned", "watched"]
+NAMES = ["boards", "conflict", "drifting", "fed", "keyed", "lathe", "promoted", "reset", "returned", "watched"]
 EDGES = [0.001, 0.005, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
 
 
@@ -25,7 +25,8 @@ def browser():
 def service(tmp_path_factory):
     versions = [fitted(), fitted(2.0)]
     with served(
-        tmp_path_factory.mktemp("console"), dict.fromkeys(NAMES, versions) | {"boards": [fitted_images()], "drifting": [fitted(rows=1500)]}
+        tmp_path_factory.mktemp("console"),
+        dict.fromkeys(NAMES, versions) | {"boards": [fitted_images()], "drifting": [fitted(rows=1500)], "reset": [fitted(rows=1500)]},
     ) as running:
         yield running
 
@@ -194,6 +195,25 @@ def test_drift_is_told_with_its_alarm(page, service):
     assert [row.text.split()[0] for row in page.all("#drift-ranked tr")] == [each["feature"] for each in report["features"]["ranked"]]
     page.wait(lambda: page.all("#detectors [href='#/drifting'] .badge"))
     page.wait(lambda: "now" in page.find("martingale").get_attribute("aria-label"))
+
+
+def test_drift_is_reset_once_that_is_confirmed(page, service):
+    page.show("reset")
+    page.wait(lambda: page.find("drift").is_displayed() and not page.find("reset-drift").is_enabled())
+    assert service.score("reset", rows(300, seed=5) + 2).status_code == 200
+    page.wait(lambda: (page.text("drift-state"), page.text("drift-rows")) == ("alarm", "300"))
+    for choice, watched in (("no", 300), ("yes", 0)):
+        page.click("#reset-drift")
+        page.wait(lambda: "Reset the drift of reset?" in page.text("confirm"))
+        assert "the 300 rows that it has watched are forgotten" in page.text("confirm")
+        page.click(f"#confirm [value={choice}]")
+        page.wait(lambda watched=watched: page.text("drift-rows") == str(watched))
+        assert service.client.get("/v1/detectors/reset/drift").json()["rows"] == watched
+    page.wait(lambda: (page.text("drift-notice"), page.text("drift-state")) == ("Begun anew.", "no alarm"))
+    assert page.focused().get_attribute("id") == "drift-notice"
+    page.show("lathe")
+    page.wait(lambda: page.text("drift-notice") == "")
+    assert page.complaints() == []
 
 
 def test_outliers_are_listed_with_their_shares(page, service):

@@ -79,6 +79,31 @@ def test_detectors_are_listed(running: Served, api: Api) -> None:
     assert api.get() == {"name": api.name, "versions": [1, 2, 3], "aliases": {"champion": 2}, "default_version": 2}
 
 
+def test_detectors_are_listed_a_page_at_a_time(running: Served) -> None:
+    """In the order of names, each once, and none that has no version; ``next`` leads on until there is no more."""
+    names = [f"paged-{index}" for index in range(7)]
+    for name in names:
+        publish_fitted(running.store, name, fitted())
+    running.client.delete("/v1/detectors/paged-3/versions/1").raise_for_status()
+    left, pages, after = [name for name in names if name != "paged-3"], [], ""
+    while after is not None:
+        answer = running.client.get("/v1/detectors", params={"count": 2, "after": after, "contains": "PAGED-"}).json()
+        pages.append([detector["name"] for detector in answer["detectors"]])
+        after = answer["next"]
+    assert pages == [left[:2], left[2:4], left[4:]]
+    whole = running.client.get("/v1/detectors").json()
+    assert whole["next"] is None
+    assert set(left) <= {detector["name"] for detector in whole["detectors"]}
+
+
+@pytest.mark.parametrize(("parameter", "value"), [("count", "0"), ("count", "1001"), ("after", "<script>"), ("contains", "x" * 65)])
+def test_pages_that_cannot_be_are_refused(running: Served, parameter: str, value: str) -> None:
+    """With the name of the parameter."""
+    answer = running.client.get("/v1/detectors", params={parameter: value})
+    refused(answer, 422, "invalid-input")
+    assert answer.json()["errors"][0]["pointer"] == parameter
+
+
 def test_a_version_tells_what_it_is(api: Api, versions: list[engine.Fitted]) -> None:
     """Type, parameters, sizes, source and time, as they were when it was fitted."""
     api.put("shadow", 2)

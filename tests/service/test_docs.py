@@ -22,7 +22,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXT = "\n".join(page.read_text() for page in PAGES)
 BLOCKS = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 PROGRAMS = {"make", "farfield", "curl", "git", "cd", "pip", "python", "docker", "helm", "kubectl", "redis-cli"}
-COMMANDS = get_command(app).commands
+COMMANDS = {name: command.loaded() for name, command in get_command(app).commands.items()}
 
 by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 

@@ -43,7 +43,7 @@ class Watcher:
     """The part of a process that watches: rows in by ``see``, what is told out of ``told``."""
 
     def __init__(self, store: Store) -> None:
-        self.figures = DriftFigures()
+        self.figures = DriftFigures(lambda labels: True)
         self.drift = Drift(store.connection, self.figures)
 
     def see(self, loaded: Loaded, *verdicts: engine.Verdicts) -> None:

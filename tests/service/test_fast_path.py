@@ -113,7 +113,7 @@ def native(body: bytes, encoding: str = "", **options: Any) -> scoring.Task:
 def inference(count: int, encoding: str = "", outputs: tuple[str, ...] = ()) -> protocol_scoring.Task[Any]:
     given = {"name": "rows", "shape": [count, 4], "datatype": "FP64", "data": rows(count).ravel().tolist()}
     body = json.dumps({"inputs": [given], "outputs": [{"name": name} for name in outputs]} if outputs else {"inputs": [given]}).encode()
-    return protocol_scoring.Task(Body(gzip.compress(body) if encoding else body, encoding, None, ""))
+    return protocol_scoring.Task(Body(gzip.compress(body) if encoding else body, encoding, None, ""), Caller(nothing), 0.0)
 
 
 def test_only_what_is_small_is_scored_at_once(loaded: Loaded) -> None:
@@ -142,9 +142,9 @@ def test_a_request_is_looked_into_once(loaded: Loaded) -> None:
     task = inference(3)
     assert protocol_scoring.at_once(loaded, task, SETTINGS)
     asked = task.asked
-    answer, verdicts = protocol_scoring.judge(loaded, task, SETTINGS)
+    inferred, verdicts = protocol_scoring.judge(loaded, task, SETTINGS)
     assert task.asked is asked is not None and len(verdicts.scores) == 3
-    assert json.loads(answer.body)["outputs"][0]["data"] == verdicts.scores.tolist()
+    assert json.loads(inferred.answer.body)["outputs"][0]["data"] == verdicts.scores.tolist()
 
 
 def test_a_histogram_is_the_same_however_its_values_came() -> None:
@@ -153,7 +153,7 @@ def test_a_histogram_is_the_same_however_its_values_came() -> None:
     edges = np.array([1.0, 2.0, 4.0])
 
     def collected(*batches: Any, look: int) -> Any:
-        distribution, registry = Distribution("farfield_score", "Scores."), CollectorRegistry()
+        distribution, registry = Distribution("farfield_score", "Scores.", ("detector", "version")), CollectorRegistry()
         registry.register(distribution)
         distribution.declare(LABELS, edges)
         for number, batch in enumerate(batches):
@@ -170,7 +170,7 @@ def test_a_histogram_is_the_same_however_its_values_came() -> None:
 
 
 def test_values_of_what_is_unloaded_go_nowhere() -> None:
-    distribution = Distribution("farfield_score", "Scores.")
+    distribution = Distribution("farfield_score", "Scores.", ("detector", "version"))
     distribution.declare(LABELS, np.array([1.0]))
     distribution.observe(LABELS, np.ones(3))
     distribution.forget(LABELS)

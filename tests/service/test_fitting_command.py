@@ -18,6 +18,7 @@ from service.fitting.commands import FitConfig
 from service.store import Store
 from tests.service.fits import rows, write_parts
 from tests.service.served import NORMAL, network
+from tests.service.source_data import tar_bytes
 from tests.service.test_cli import Shell
 from tests.service.test_source_s3 import bucket
 
@@ -58,13 +59,14 @@ def test_the_file_of_the_documents_is_fitted(shell: Shell) -> None:
     """As it stands there; what is given beside it wins."""
     (shell.folder / "fit.toml").write_text(EXAMPLE)
     assert re.match(r"pumps version 1: gaussian on \d+ rows x 3 features, .*, alias champion\n", shell.quick("fit --config fit.toml"))
+    assert ", alias champion (before at 1)\n" in shell.quick("fit --config fit.toml --seed 8")
     shell.quick("fit valves --config fit.toml --seed 9 --alias trial --column heat --column flow --param covariance=empirical")
-    (one,), (other,) = shell.json("versions pumps --json"), shell.json("versions valves --json")
+    (one, _), (other,) = shell.json("versions pumps --json"), shell.json("versions valves --json")
     assert (one["type"], one["parameters"]["covariance"], one["seed"], one["alpha"]) == ("gaussian", "oas", 7, 0.05)
     assert one["feature_names"] == ["flow", "heat", "load"]
     assert (one["source"]["of"], one["source"]["lost"], one["sample"]) == ("files", 0, None)
     assert (other["seed"], other["feature_names"], other["parameters"]["covariance"]) == (9, ["heat", "flow"], "empirical")
-    assert (one["aliases"], other["aliases"]) == (["champion"], ["trial"])
+    assert (one["aliases"], other["aliases"]) == ([], ["trial"])
 
 
 def test_every_option_can_stand_in_the_file(shell: Shell) -> None:
@@ -148,15 +150,33 @@ def test_a_dry_run_tells_the_way(shell: Shell) -> None:
     """Whole, in one pass or two, with a sample, on a cluster: it says so, and publishes nothing, nor starts a cluster."""
     whole = shell.quick("fit dry --data few.npy --alpha 0.05 --dry-run")
     assert "gaussian, split-conformal calibration, alpha 0.05, 3 features\nall rows are held in memory at once" in whole
+    assert whole.endswith("\ntime: under 1 s on one core to go through the rows, by the first 300 of them\n")
     one = shell.quick("fit dry --data parts --memory 1 --dry-run")
     assert re.search(r"read in one pass of 20 parts, in this process\nheld out: 20.00% of the rows, about 10000\n", one)
     assert "gaussian learns sums over all others\nmemory: about " in one
-    assert re.search(r"time: about \d+ s on one core, by the first \d+ rows\n$", one)
+    assert re.search(r"time: (under|about) \d+ s on one core to go through the rows, by the first \d+ of them\n$", one)
     two = shell.quick("fit dry --data parts --memory 1 --dry-run --param reduce=pca --cluster local:2")
     assert "read in two passes of 20 parts, on the cluster local:2" in two
     both = shell.quick("fit dry --data parts --memory 1 --dry-run --type gaussian+knn")
     assert "gaussian learns sums over all others\nknn learns a sample of at most 14563 others\n" in both
+    assert both.endswith("of them\ntime of fitting knn after that: not known, since it does not grow evenly with the rows\n")
+    folds = shell.quick("fit dry --data few.npy --alpha 0.05 --calibration cross-conformal --dry-run")
+    assert folds.endswith(
+        "by the first 300 of them\ntime of fitting gaussian after that: not known, since it does not grow evenly with the rows\n"
+    )
     assert "dry" not in {found["name"] for found in shell.json("detectors --json")}
+
+
+def test_a_dry_run_guesses_rows_that_are_not_counted(shell: Shell) -> None:
+    """By the size of the files, whether memory would hold them or not; it says so where it cannot."""
+    (shell.folder / "rows.csv").write_bytes(b"a,b\n" + b"1.25,-3.5\n2.5,1\n" * 40_000)
+    for memory in ("1", "256"):
+        said = shell.quick(f"fit dry --data rows.csv --memory {memory} --dry-run")
+        assert said.endswith("of them; about 80000 rows in all, by the size of the files\n")
+    (shell.folder / "shard.tar").write_bytes(tar_bytes({f"{path.name}": path.read_bytes() for path in NORMAL[:20]}))
+    assert "; about 20 rows in all" in shell.quick("fit dry --data shard.tar --alpha 0.3 --dry-run")
+    (shell.folder / "none.tar").write_bytes(tar_bytes({"a.png": b""}))
+    assert "no row can be read" in refused(shell, "fit dry --data none.tar --alpha 0.3 --on-error skip --dry-run")
 
 
 def test_what_is_left_out_is_told(shell: Shell) -> None:
@@ -167,7 +187,12 @@ def test_what_is_left_out_is_told(shell: Shell) -> None:
     done = shell.run("fit lossy --data damaged --memory 1 --on-error skip --most-losses 1 --type knn --alpha 0.05")
     assert re.search(r"^left out: .*00002\.npy", done.stderr, re.MULTILINE)
     assert re.search(r"^read: \d+ of \d+$", done.stderr, re.MULTILINE)
-    assert re.match(r"lossy version 1: knn on \d+ rows x 3 features, a sample of 14563 of them, split-conformal", done.stdout)
+    assert re.match(r"lossy version 1: knn on \d+ rows x 3 features, split-conformal", done.stdout)
+    (version,) = shell.json("versions lossy --json")
+    assert version["sample"] == {"rows": 14563, "of": version["n_fit"], "rank_error": pytest.approx(np.sqrt(np.log(40) / 29126))}
+    error = f"a sample of 14563 of {version['n_fit']} rows: the rank of any quantile of a feature is off by at most 1.13%, with a"
+    assert done.stdout.splitlines()[1].startswith(error)
+    assert f"version 1: {error}" in " ".join(shell.quick("versions lossy").split())
     assert "more than limit=0" in refused(shell, "fit lossy --data damaged --memory 1 --on-error skip --most-losses 0")
 
 

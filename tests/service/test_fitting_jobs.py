@@ -172,7 +172,10 @@ def test_an_upload_is_fitted_in_passes(here: Shop, durable: RedisServer, data: P
     found: dict[str, Any] = here.until(job, "done", "failed")
     assert found["error"] is None
     manifest = here.store.manifest(name, 1)
-    assert (manifest.source.of, manifest.sample is not None) == ("files", True)
+    assert manifest.source.of == "files"
+    assert manifest.sample
+    assert found["result"]["sample"] == manifest.sample.model_dump()
+    assert 0 < manifest.sample.rank_error < 0.02
     assert running(working.process.pid)
 
 

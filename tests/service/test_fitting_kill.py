@@ -14,6 +14,9 @@ import numpy as np
 import pytest
 
 from service.fitting.checkpoint import Checkpoint, Checkpoints
+from service.jobs import work
+from service.jobs.schemas import FitOptions
+from service.settings import Settings
 from service.store import Store
 from tests.service.fits import rows, write_parts
 from tests.service.samples import read_whole
@@ -137,6 +140,35 @@ def test_checkpoints_of_other_fits_are_not_taken(fitter: Fitter, server: Any, na
     assert fitter.fit(name, copies[0], options, 60)["ended"] == "killed"
     assert fitter.fit(name, copies[0], {**options, "seed": 1}, 20) == {"ended": "killed", "phase": "read", "rows": 0}
     assert fitter.fit(name, copies[0], options, 20)["rows"] > 0
+
+
+def test_a_fit_killed_after_it_has_published(server: Any, name: str, copies: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves its checkpoint. The job that is taken over publishes nothing twice; the same fit asked for anew gives the same version."""
+    settings = Settings(store=server.url, fit_memory=1, checkpoint_seconds=1e-9, data_roots=[str(copies[0])])
+    options = FitOptions(data=str(copies[0]), **FITS["one pass"])
+    begun: list[int] = []
+
+    def die(_: Checkpoints) -> None:
+        raise KeyboardInterrupt
+
+    def fit(store: Store, job: str) -> int:
+        begun.clear()
+        version: int = work.fit(store, settings, job, name, options, lambda phase, done, total: begun.append(done))["version"]
+        return version
+
+    with Store.open(server.url) as store, server.client() as raw:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Checkpoints, "drop", die)
+            fit(store, "one")
+        left = list(raw.scan_iter(match=f"farfield:{{{name}}}:checkpoint:*", count=10_000))
+        assert left
+        assert all(0 < raw.ttl(key) <= 7 * 86_400 for key in left)
+        assert (fit(store, "one"), begun) == (1, [])
+        assert store.numbers(name) == [1]
+        assert fit(store, "two") == 2
+        assert begun[0] > 0, "it goes on from the checkpoint"
+        assert read_whole(store, name, 1) == read_whole(store, name, 2)
+        assert not list(raw.scan_iter(match=f"farfield:{{{name}}}:checkpoint:*", count=10_000))
 
 
 def test_checkpoints_in_a_store_that_is_away_or_full(tmp_path: Path, name: str) -> None:

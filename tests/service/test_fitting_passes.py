@@ -19,6 +19,7 @@ from service.fitting.features import Extraction
 from service.fitting.gathering import Plan
 from service.manifest import Source
 from service.sources import Losses, hashed, open_source
+from service.sources.parts import FILE_ROWS
 from tests.service.fits import ALPHA, fit, held_of, keys_of, packed, rows, task_of, write_parts
 from tests.service.served import NORMAL, pixel_extractor
 from tests.service.source_data import images, shard, tar_bytes
@@ -199,7 +200,7 @@ def features_of(paths: Sequence[Path]) -> np.ndarray:
 
 def test_features_do_not_depend_on_threads(pictures: Path) -> None:
     """Of the bundled network, to the last bit."""
-    from service.arguments import extractor_of
+    from service.fitting.arguments import extractor_of
     from service.settings import Settings
 
     extractor = extractor_of(Settings(device="cpu"), True, None, None, None, None, 1)
@@ -223,3 +224,28 @@ def test_a_shard_of_which_nothing_is_left(tmp_path: Path) -> None:
     assert (fitted.n_fit + fitted.n_calibration, len(task.losses.lost)) == (60, 3)
     with pytest.raises(InvalidInput, match="0 of the rows are left to fit on"):
         fit(task_of(tmp_path / "0.tar", extractor=pixel_extractor(), losses=Losses("skip"), memory=1))
+
+
+def test_a_row_that_is_refused_is_found(tmp_path: Path) -> None:
+    """By its file and its number there, whatever part and chunk it is in, and whichever rows before it are held out."""
+    folder = write_parts(tmp_path / "data", rows(COUNT), 7)
+    lengths = [len(np.load(path)) for path in sorted(folder.iterdir())]
+    file, row = int(np.argmax(lengths)), 100
+    task = task_of(folder, parameters={"normalize": True})
+    while held_of(task, np.array([file * FILE_ROWS + row]))[0]:
+        row += 1
+    block = np.load(folder / f"{file:05}.npy")
+    block[row] = 0
+    np.save(folder / f"{file:05}.npy", block)
+    with pytest.raises(InvalidInput, match=rf"^not to be learned: row {row} of {folder}/{file:05}\.npy has length zero"):
+        fit(task_of(folder, parameters={"normalize": True}))
+
+
+def test_rows_refused_together_are_told_by_their_file(tmp_path: Path) -> None:
+    """Of a table, in the numbers of its file and not of the row group."""
+    data = rows(COUNT)
+    data[2500:] *= 1e200
+    table = pa.table(dict(zip("abcd", data.T, strict=True)))
+    parquet.write_table(table, tmp_path / "x.parquet", row_group_size=1000)
+    with pytest.raises(InvalidInput, match=rf"^not to be learned: rows 2000 to 2999 of {tmp_path}/x\.parquet: values up to "):
+        fit(task_of(tmp_path / "x.parquet"))

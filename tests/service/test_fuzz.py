@@ -107,9 +107,7 @@ def test_changed_bodies_are_read_or_refused(kind: str) -> None:
     bodies = [path.read_bytes() for path in FILES if path.parent.name == kind]
 
     @given(st.sampled_from(bodies), changes, st.none() | st.sampled_from(bodies))
-    @settings(
-        max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck), print_blob=False
-    )
+    @settings(max_examples=EXAMPLES, derandomize=True, database=None, suppress_health_check=list(HealthCheck), print_blob=False)
     def changed(body: bytes, edits: list[tuple[int, int, bytes]], other: bytes | None) -> None:
         for place, removed, added in edits:
             place %= len(body) + 1

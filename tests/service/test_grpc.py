@@ -201,6 +201,30 @@ def test_every_kind_of_number_as_contents(service: Served, channel: grpc.Channel
     assert_equal(found, native(service, batch=values.astype(np.float64)))
 
 
+def test_a_timeout_that_is_over(service: Served, client: Any, channel: grpc.Channel) -> None:
+    """Microseconds from the client's ``timeout``: nothing is scored; 0 and longer ones change nothing, and what is no number is refused."""
+    inputs = [given(blocking, BATCH, "FP64")]
+    before = client.get_inference_statistics("rows").model_stats
+    with pytest.raises(InferenceServerException, match="allows for an answer") as late:
+        client.infer("rows", inputs, timeout=1)
+    assert late.value.status() == "StatusCode.DEADLINE_EXCEEDED"
+    assert [found.inference_count for found in client.get_inference_statistics("rows").model_stats] == [b.inference_count for b in before]
+    expected = native(service)
+    for long in (0, 60_000_000):
+        assert_equal(client.infer("rows", inputs, timeout=long), expected)
+    wrong = {"timeout": {"double_param": 0.5}}
+    assert refused(channel, "ModelInfer", asking(parameters=wrong)) == (
+        CODE.INVALID_ARGUMENT, "timeout must be a whole number of microseconds, not '0.5'",
+    )  # fmt: skip
+
+
+def test_the_time_of_each_stage_is_told(channel: grpc.Channel) -> None:
+    """Behind the answer, as the header ``Server-Timing`` has it."""
+    _, made = channel.unary_unary(f"/{SERVICE}/ModelInfer").with_call(asking().SerializeToString())
+    timing = dict(made.trailing_metadata())["server-timing"]
+    assert re.findall(r"(\w+);dur=[\d.]+", timing) == ["decode", "queue", "extract", "score", "encode"]
+
+
 def test_images(service: Served, client: Any, channel: grpc.Channel) -> None:
     """PNG files as BYTES, raw in the client's encoding of them, and as contents."""
     parts = [("images", ("a.png", file, "image/png")) for file in FILES]
@@ -360,7 +384,7 @@ def test_overload_deadlines_and_the_end(tmp_path: Path) -> None:
 
         scored = executions(running)
         long = infer.future(big)
-        hurried = infer.future(asking(rows(5)).SerializeToString(), timeout=1e-4)
+        hurried = infer.future(asking(rows(5000)).SerializeToString(), timeout=1e-4)  # too large to be scored at once
         assert (hurried.code(), long.code()) == (CODE.DEADLINE_EXCEEDED, CODE.OK)
         infer(asking(rows(5)).SerializeToString())
         assert executions(running) == scored + 2

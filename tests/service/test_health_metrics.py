@@ -6,6 +6,7 @@ import json
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx2
 import pytest
@@ -178,6 +179,18 @@ def test_unknown_names_make_no_series(service: Served) -> None:
     assert added <= {"unmatched", "/v1/detectors/{name}:score", "/v1/detectors/{name}@{alias}:score"}
     assert not any("scan" in str(labels) for _, labels in after)
     assert grown(before, after, "farfield_requests_total", route="unmatched", code="404") == 100
+
+
+@pytest.mark.parametrize("name", ['rows"} 1\nfarfield_ready 0\n#', "rows\\", "<script>alert(1)</script>", "x" * 65, "zähler"])
+def test_a_hostile_name_makes_no_series(service: Served, name: str) -> None:
+    """Whatever is asked of it, and nothing breaks out of a label: the text is read as before."""
+    path = quote(name, safe="")
+    for ending in (":score", ":feedback", ":fit", ":update"):
+        assert service.client.post(f"/v1/detectors/{path}{ending}", json={"rows": [[1]]}).status_code in {404, 422}
+    assert service.client.post(f"/v2/models/{path}/infer", json={}).status_code in {400, 404}
+    found = samples(service.client)
+    assert {dict(labels).get("detector") for _, labels in found} == {None, "rows", "images"}
+    assert not [labels for _, labels in found if name in dict(labels).values()]
 
 
 def test_series_go_with_their_version(tmp_path: Path) -> None:

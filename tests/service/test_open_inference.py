@@ -45,7 +45,6 @@ def test_requests_made_from_the_protocols_document(service: Served) -> None:
         @given(case=operation.as_strategy())
         @settings(
             max_examples=20,
-            deadline=None,
             derandomize=True,
             database=None,
             phases=[Phase.generate],

@@ -14,11 +14,13 @@ from typer.testing import CliRunner
 from service import errors
 from service.cli import app
 from service.jobs.queue import Jobs
+from service.jobs.schemas import FitOptions
 from service.retention import rules as retention
 from service.retention.orphans import orphans
 from service.retention.rules import Item, Rules, unneeded
 from service.settings import Settings
 from service.store import Store
+from service.updates.schemas import UpdateJob
 from service.uploads import data_sets
 from service.uploads.parts import Uploads
 from tests.servers import RedisServer
@@ -99,6 +101,31 @@ def test_what_is_needed_since_the_plan_stays(any_server: Any, name: str) -> None
         gone = [*retention.delete(store, [*plan, Item("job", "0" * 32, 0, ""), Item("upload", "0" * 32, 0, "")], rules)]
         assert [item.name for item in gone] == [f"{name}:4", f"{name}:5"]
         assert store.numbers(name) == [1, 2, 6]
+
+
+def test_what_a_job_starts_from_stays(any_server: Any, name: str) -> None:
+    """While it waits and while it runs, and what it merges, also where it was asked for since the plan; it goes when the job is over."""
+    other = f"{name}other"
+    with Store.open(any_server.url, timeout=TIMEOUT) as store:
+        for number in range(6):
+            publish(store, name, note=str(number))
+            publish(store, other, note=str(number))
+        jobs = Jobs(store.connection)
+        running = jobs.submit("update", name, UpdateJob(version=2, merge=[f"{other}:3"]).model_dump())
+        fit = jobs.submit("fit", name, FitOptions(data="/data/rows.npy").model_dump())
+        claimed = jobs.claim("worker", 60)
+        assert claimed
+        assert claimed.id == running.id
+        plan = retention.plan(store, [name, other], AT_ONCE)
+        assert [item.name for item in plan] == [*(f"{name}:{n}" for n in (1, 3, 4, 5)), *(f"{other}:{n}" for n in (1, 2, 4, 5))]
+        waiting = jobs.submit("update", name, UpdateJob(version=5).model_dump())
+        gone = [item.name for item in retention.delete(store, plan, AT_ONCE)]
+        assert gone == [*(f"{name}:{n}" for n in (1, 3, 4)), *(f"{other}:{n}" for n in (1, 2, 4, 5))]
+        assert jobs.finish(running.id, "worker", {})
+        for one in (waiting, fit):
+            jobs.cancel(one.id)
+        assert jobs.unfinished() == []
+        assert [item.name for item in retention.plan(store, [name, other], AT_ONCE)] == [f"{name}:2", f"{name}:5", f"{other}:3"]
 
 
 def test_a_damaged_version_stays(any_server: Any, raw: Any, name: str) -> None:

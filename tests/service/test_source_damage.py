@@ -61,6 +61,7 @@ def broken_in_the_middle(data: bytes, at: int, count: int = 40) -> bytes:
         ("x.npy", npy_header((2, 2), "|O") + bytes(32), "Python objects"),
         ("x.npy", npy_header((2, 2), "<c16") + bytes(64), "complex128; numbers are needed"),
         ("x.npy", npy_header((1, 10**9), "|u1")[:-1], "cannot be read"),
+        *((f"x.{form}", b"", "cannot be read: ") for form in ("npy", "npz", "parquet", "arrow", "csv", "csv.gz", "tar")),
         ("x.npz", npz_of(npy_header((10**12, 4)) + bytes(64)), "bytes, and 64 bytes follow"),
         ("x.npz", npz_of(npy_header((4, 4)) + bytes(128))[:-40], "cannot be read"),
         ("x.npz", broken_in_the_middle(npz_of(npy_header((40, 3)) + ROWS[:40].tobytes()), 200), "cannot be read"),
@@ -230,17 +231,37 @@ def test_a_few_damaged_files_can_be_left_out(tmp_path: Path) -> None:
         list(open_source(tmp_path, losses=few).walk(losses=few))
 
 
+def test_one_of_ten_thousand_files_is_damaged(tmp_path: Path) -> None:
+    """It is named, whether it cannot be described or breaks when it is read; with ``skip`` the others are all read."""
+    np.save(tmp_path / "row.npy", ROWS[:1])
+    data = (tmp_path / "row.npy").read_bytes()
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for i in range(10_000):
+        (folder / f"{i:05}.npy").write_bytes(data)
+    (folder / "07777.npy").write_bytes(data[:-1])
+    assert refused(folder).startswith(f"{folder}/07777.npy cannot be read: ")
+    (folder / "07777.npy").write_bytes(data[:-24] + np.full(3, np.nan).tobytes())
+    losses = Losses("skip", limit=1)
+    assert sum(map(len, open_source(folder, losses=losses).walk(losses=losses))) == 9_999
+    assert [loss.reason.partition(" in ")[0] for loss in losses.lost] == [f"{folder}/07777.npy holds nan"]
+
+
 def test_images_are_left_out_one_by_one(tmp_path: Path) -> None:
     """In folders and shards; where they stood is not forgotten."""
     images(tmp_path / "i", 9)
     (tmp_path / "i" / "0" / "000.png").write_bytes(b"")
     (tmp_path / "t.tar").write_bytes(tar_bytes({"a.png": b"", "b.png": b"image", "c.txt": b"", "d.png": b"image"}))
-    for path, count, name in ((tmp_path / "i", 8, "0/000.png"), (tmp_path / "t.tar", 2, "a.png")):
+    for path, count, name in ((tmp_path / "i", 8, "0/000.png"), (tmp_path / "t.tar", 2, f"a.png in {tmp_path}/t.tar")):
         losses = Losses("skip")
         chunks = list(open_source(path).walk(losses=losses))
         assert sum(map(len, chunks)) == count and losses.lost[0].name == name
         assert chunks[-1].end == count + len(losses.lost)
     assert "0/000.png has 0 bytes" in refused(tmp_path / "i")
+    (tmp_path / "u.tar").write_bytes((tmp_path / "t.tar").read_bytes())
+    losses = Losses("skip")
+    list(open_source([str(tmp_path / "t.tar"), str(tmp_path / "u.tar")]).walk(losses=losses))
+    assert len(losses.lost) == 4, "images of one name in two shards are two"
 
 
 def test_labels_apart_need_all_rows(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import gzip
 import os
 import pickle
 import re
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -291,7 +292,7 @@ def open_names(folder: Path) -> list[str]:
 
 
 class Ranges(BaseHTTPRequestHandler):
-    """Serves the files of ``folder``, with ranges; /away sends elsewhere."""
+    """Serves the files of ``folder``, with ranges; /away sends elsewhere, /403 answers 403, and /cut breaks off in the middle."""
 
     folder: Path
 
@@ -309,8 +310,16 @@ class Ranges(BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
+        if status := re.match(r"/([45]\d\d)/", self.path):
+            self.send_error(int(status[1]))
+            return
+        cut = self.path.startswith("/cut/")
+        path = self.folder / path.name.partition("?")[0] if cut else path
         if not path.is_file():
             self.send_error(404)
+            return
+        if cut and body:
+            self.close_connection = True
             return
         data = path.read_bytes()
         found = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
@@ -359,6 +368,48 @@ def test_files_are_read_over_http_where_it_is_allowed(tmp_path: Path, web: str) 
 
 
 @pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("401/x.npy", "/401/x.npy may not be read from here: the server answers 401 Unauthorized"),
+        ("403/x.npy", "/403/x.npy may not be read from here: the server answers 403 Forbidden"),
+        ("404/x.npy", "/404/x.npy does not exist"),
+        ("410/x.npy", "/410/x.npy does not exist"),
+        ("503/x.npy", "/503/x.npy cannot be read: the server answers 503"),
+        ("cut/x.npy", "/cut/x.npy cannot be read: "),
+    ],
+)
+def test_what_the_web_answers_is_told(tmp_path: Path, web: str, path: str, says: str) -> None:
+    """With the URL, and without what may let others in."""
+    np.save(tmp_path / "x.npy", ROWS)
+    with pytest.raises(InvalidInput) as refused:
+        everything(open_source(f"{web}/{path}?signature=secret", allow=(web,)))
+    assert str(refused.value).startswith(f"{web}{says}")
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("host", "says"), [("127.0.0.1:{free}", "Connection refused"), ("nowhere.invalid", "")], ids=["nobody listens", "no such host"]
+)
+def test_a_server_that_is_not_there_is_no_missing_file(host: str, says: str) -> None:
+    """Nor does anything else of the refusal than the URL and why."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and nobody listens
+        url = f"http://{host.format(free=taken.getsockname()[1])}/x.npy"
+        with pytest.raises(InvalidInput) as refused:
+            open_source(f"{url}?signature=secret", allow=("http",))
+    assert str(refused.value).startswith(f"{url} cannot be reached: {says}")
+    assert "secret" not in str(refused.value)
+
+
+def test_a_user_name_in_a_url_is_not_repeated() -> None:
+    """Where such URLs are refused."""
+    for allow in (("file",), ("http",)):
+        with pytest.raises(InvalidInput) as refused:
+            open_source("http://me:secret@127.0.0.1/x.npy", allow=allow)
+        assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
     ("url", "allow"),
     [
         ("memory://data/x.npy", ("file",)),
@@ -392,6 +443,8 @@ def test_what_is_not_allowed_is_refused(tmp_path: Path, url: str, allow: tuple[s
 
 
 def test_file_systems_that_are_not_there_are_named() -> None:
-    """A scheme that nothing knows."""
+    """A scheme that nothing knows, and what is no URL."""
+    with pytest.raises(InvalidInput, match=r"http://\[bad/x.npy is no URL: "):
+        open_source("http://[bad/x.npy", allow=("http",))
     with pytest.raises(InvalidInput, match="nosuch"):
         open_source("nosuch://a/x.npy", allow=("nosuch",))

@@ -10,16 +10,18 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from pyarrow import feather, parquet
 
 from service.errors import InvalidInput
-from service.sources import ahead, held_out
+from service.sources import ahead, hashed, held_out
 from service.sources.split import _mixed
 
 ROOT = Path(__file__).parents[2]
@@ -144,11 +146,15 @@ def test_the_mixer_is_splitmix64() -> None:
     assert _mixed(np.array([1234567, 0], np.uint64)).tolist() == [6457827717110365317, 16294208416658607535]
 
 
+def split(keys: Any, seed: int, share: float) -> NDArray[np.bool_]:
+    return held_out(hashed(keys, seed), share)
+
+
 def test_the_split_is_the_same_everywhere() -> None:
     """Known answers: a change of them would move rows from one side to the other in every fit that is resumed."""
-    assert np.flatnonzero(held_out(np.arange(40), seed=0, share=0.2)).tolist() == [0, 3, 5, 6, 21, 24, 25, 29, 36]
-    assert np.flatnonzero(held_out(np.arange(40), seed=1, share=0.2)).tolist() == [0, 5, 12, 20, 21, 22, 25, 27, 31, 38]
-    assert np.flatnonzero(held_out([f"{i}.png" for i in range(40)], seed=0, share=0.2)).tolist() == [14, 15, 16, 18, 25, 28, 29, 32, 36]
+    assert np.flatnonzero(split(np.arange(40), seed=0, share=0.2)).tolist() == [0, 3, 5, 6, 21, 24, 25, 29, 36]
+    assert np.flatnonzero(split(np.arange(40), seed=1, share=0.2)).tolist() == [0, 5, 12, 20, 21, 22, 25, 27, 31, 38]
+    assert np.flatnonzero(split([f"{i}.png" for i in range(40)], seed=0, share=0.2)).tolist() == [14, 15, 16, 18, 25, 28, 29, 32, 36]
 
 
 def plain(key: int | str, seed: int, share: float) -> bool:
@@ -174,20 +180,20 @@ def test_the_split_depends_on_the_key_alone(keys: list[int], seed: int, share: f
     names = [str(key) for key in keys]
     shuffled = sorted(range(len(keys)), key=lambda _: random.random())  # type: ignore[attr-defined]
     for all_keys, some in ((np.array(keys, np.int64), np.array), (names, list)):
-        mask = held_out(all_keys, seed, share)
+        mask = split(all_keys, seed, share)
         assert mask.shape == (len(keys),) and mask.dtype == bool
-        np.testing.assert_array_equal(held_out(some([all_keys[i] for i in shuffled]), seed, share) if keys else mask, mask[shuffled])
-        assert [held_out(all_keys[i : i + 1], seed, share)[0] for i in range(len(keys))] == mask.tolist()
+        np.testing.assert_array_equal(split(some([all_keys[i] for i in shuffled]), seed, share) if keys else mask, mask[shuffled])
+        assert [split(all_keys[i : i + 1], seed, share)[0] for i in range(len(keys))] == mask.tolist()
         assert [plain(key if some is list else int(key), seed, share) for key in all_keys] == mask.tolist()
-        assert not (mask & ~held_out(all_keys, seed, min(share * 1.5, 0.999))).any()
+        assert not (mask & ~split(all_keys, seed, min(share * 1.5, 0.999))).any()
 
 
 @pytest.mark.parametrize("share", [0.01, 0.2, 0.5])
 def test_the_share_is_kept_and_seeds_are_independent(share: float) -> None:
     """Of 200 000 rows, within five standard deviations, among even and odd keys and among those another seed took."""
     keys = np.arange(200_000)
-    one, other = held_out(keys, 0, share), held_out(keys, 1, share)
-    names = held_out([f"{i}.png" for i in range(200_000)], 0, share)
+    one, other = split(keys, 0, share), split(keys, 1, share)
+    names = split([f"{i}.png" for i in range(200_000)], 0, share)
     for mask in (one, other, names, one[::2], one[1::2], other[one], one[2**16 :]):
         assert abs(mask.mean() - share) < 5 * np.sqrt(share * (1 - share) / len(mask))
 
@@ -196,4 +202,4 @@ def test_the_share_is_kept_and_seeds_are_independent(share: float) -> None:
 def test_a_share_is_a_part(share: float) -> None:
     """Of none or of all nothing could be calibrated or fitted."""
     with pytest.raises(InvalidInput, match="must lie between 0 and 1"):
-        held_out(np.arange(3), 0, share)
+        split(np.arange(3), 0, share)

@@ -16,7 +16,9 @@ from pyarrow import csv, feather, parquet
 from service import sources
 from service.errors import InvalidInput
 from service.features import fingerprint
+from service.sources.images import begun_shard
 from tests.service.served import NORMAL, npy, pixels, rows
+from tests.service.source_data import shard, tar_bytes
 
 DATA = rows(20, width=3)
 LABELS = np.arange(20) % 2
@@ -205,3 +207,32 @@ def test_columns_are_found_by_their_names(tmp_path: Path) -> None:
     assert rows.tolist() == [[2, 1], [4, 3]]
     with pytest.raises(InvalidInput, match=r"lacks the columns \['c'\]"):
         sources.aligned(sources.read(path), ["a", "c"])
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_rows_that_are_not_counted_are_guessed(tmp_path: Path, packed: bool) -> None:
+    """From the beginning of a table or of a shard and the size of all; the first that cannot be read is passed over."""
+    text = b"a,b\n" + b"".join(b"%d,%d\n" % (i * 7919 % 99991, i) for i in range(800_000))
+    for number in range(2):
+        path = tmp_path / (f"{number}.csv.gz" if packed else f"{number}.csv")
+        path.write_bytes(gzip.compress(text, 1) if packed else text)
+    source = sources.open_source(tmp_path)
+    assert source.rows is None
+    assert source.guessed_rows() == pytest.approx(1_600_000, rel=0.1)
+    if packed:
+        (tmp_path / "0.csv.gz").write_bytes(gzip.compress(text[:100], 0)[:-9])
+        assert source.guessed_rows() == pytest.approx(1_600_000, rel=0.1)
+
+
+def test_images_of_shards_are_guessed(tmp_path: Path) -> None:
+    """As many in each byte as in the first ones, whatever lies beside them."""
+    (tmp_path / "0.tar").write_bytes(tar_bytes(shard(0, 40)))
+    (tmp_path / "1.tgz").write_bytes(gzip.compress(tar_bytes(shard(0, 40))))
+    for name in ("0.tar", "1.tgz"):
+        source = sources.open_source(tmp_path / name)
+        assert (source.rows, source.guessed_rows()) == (None, 40)
+    first, size = begun_shard(sources.open_source(tmp_path / "0.tar").files[0], 50_000)
+    assert 0 < first < 40
+    assert first * (tmp_path / "0.tar").stat().st_size / size == pytest.approx(40, rel=0.2)
+    (tmp_path / "2.tar").write_bytes(tar_bytes({"a.png": b""}))
+    assert sources.open_source(tmp_path / "2.tar").guessed_rows() is None

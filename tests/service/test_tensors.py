@@ -334,7 +334,7 @@ documents = st.fixed_dictionaries(
 
 
 @given(documents, st.binary(max_size=80), st.none() | st.integers(-2, 60), st.sampled_from([ROWS, IMAGES]))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_made_up_requests_are_read_or_refused(document: Any, data: bytes, shift: int | None, expected: Slot) -> None:
     """Whatever a document says of itself, with data behind it and a header that may be wrong by a few bytes."""
     text = json.dumps(document).encode()
@@ -342,7 +342,7 @@ def test_made_up_requests_are_read_or_refused(document: Any, data: bytes, shift:
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_damaged_requests_are_read_or_refused(data: st.DataObject) -> None:
     """Sound requests with bytes changed, cut off, or with another header length."""
     sound = st.sampled_from(
@@ -364,7 +364,7 @@ def test_damaged_requests_are_read_or_refused(data: st.DataObject) -> None:
 
 
 @given(st.binary(max_size=200), st.sampled_from(["gzip", "deflate"]))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_bytes_are_unpacked_or_refused(body: bytes, encoding: str) -> None:
     """Nothing but bytes within the limit, or a refusal, comes out; also of what begins soundly."""
     for damaged in (body, compressed(body, encoding)[0][: len(body)], compressed(body, encoding)[0] + body):

@@ -20,7 +20,7 @@ class Process:
         self.requests = Counter("farfield_requests", "Requests.", ["code"], registry=self.registry)
         self.rows = Counter("farfield_rows_scored", "Rows.", ["detector", "version"], registry=self.registry)
         self.seconds = Histogram("farfield_seconds", "Time.", buckets=(1, 2), registry=self.registry)
-        self.scores = Distribution("farfield_score", "Scores.")
+        self.scores = Distribution("farfield_score", "Scores.", ("detector", "version"))
         self.registry.register(self.scores)
         self.ready = Gauge("farfield_ready", "Ready.", registry=self.registry)
         self.depth = Gauge("farfield_queue_depth", "Waiting.", registry=self.registry)

@@ -113,6 +113,39 @@ def test_version_parameters_and_identity(service: Served, client: Any) -> None:
     np.testing.assert_allclose(result.as_numpy("attribution").sum(axis=1), result.as_numpy("score"), rtol=1e-9)
 
 
+def test_a_timeout_that_is_over(service: Served, client: Any) -> None:
+    """Microseconds of the client's ``timeout``, or what a header says: 504, and nothing is scored. 0 and longer ones change nothing."""
+    inputs = [given(blocking, BATCH, "FP64")]
+    assert client.is_model_ready("rows", "1")
+    (before,) = client.get_inference_statistics("rows", "1")["model_stats"]
+
+    async def ask(**how: Any) -> Any:
+        async with asynchronous.InferenceServerClient(address(service)) as other:
+            return await other.infer("rows", [given(asynchronous, BATCH, "FP64")], "1", **how)
+
+    for how in ({"timeout": 1}, {"headers": {"x-request-timeout": "0.000001"}}):
+        with pytest.raises(InferenceServerException, match="allows for an answer") as late:
+            client.infer("rows", inputs, "1", **how)
+        assert late.value.status() == "504"
+        with pytest.raises(InferenceServerException, match="allows for an answer"):
+            asyncio.run(ask(**how))
+    (after,) = client.get_inference_statistics("rows", "1")["model_stats"]
+    assert after["inference_count"] == before["inference_count"]
+    assert after["inference_stats"]["fail"]["count"] == before["inference_stats"]["fail"]["count"] + 4
+    expected = native(service, "rows/versions/1")
+    for long in (0, 60_000_000):
+        assert_equal(client.infer("rows", inputs, "1", timeout=long), expected)
+        assert_equal(asyncio.run(ask(timeout=long)), expected)
+
+
+@pytest.mark.parametrize("timeout", [-1, 1.5, True, "soon", 10**18])
+def test_a_timeout_that_is_none_is_refused(client: Any, timeout: Any) -> None:
+    """In words that say what it has to be."""
+    with pytest.raises(InferenceServerException, match="timeout must be a whole number of microseconds") as refused:
+        client.infer("rows", [given(blocking, BATCH, "FP64")], timeout=timeout)
+    assert refused.value.status() == "400"
+
+
 def test_many_at_once(service: Served) -> None:
     """Through the client's pool of connections each request gets its own answer."""
     batches = [rows(1 + index, seed=index) for index in range(16)]

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from service import engine
+from service.errors import InvalidInput
 from service.features import Batch
 from service.manifest import Manifest
 from service.recipe import Recipe
@@ -166,7 +167,22 @@ def test_a_worker_older_than_the_manifest(place: Shop, pumps: str) -> None:
     place.store.connection.client.hset(versions_key(pumps), "1", stored)
     job = done(place, pumps, {"add": {"rows": NEW.tolist()}})
     assert job["state"] == "failed"
-    assert "schema 2; this build, which reads schema 1, is too old or too new" in job["error"]
+    assert "it was written by a newer farfield (schema 2; this one reads up to 1)" in job["error"]
+
+
+def test_versions_of_one_line_are_not_merged(embedded_store: Store, name: str) -> None:
+    """However little of it the rows held out still show; nor where a third version brings both."""
+    publish_fitted(embedded_store, name, fitted())
+    grown = [Data(Batch(rows=rows(4000, seed=seed)), "rows") for seed in (3, 4)]
+    for data in grown:
+        update(embedded_store, Settings(), name, Order(1, add=lambda data=data: data, half_life=500))  # type: ignore[misc]
+    other = publish_fitted(embedded_store, f"{name}-other", engine.fit(Recipe(alpha=0.1), Batch(rows=rows(200, seed=9))))
+    whose = f"with have the rows of {name}:1, which would count twice"
+    for start, merge in ((2, (f"{name}:3",)), (3, (f"{name}:1",)), (1, (f"{name}-other:{other}", f"{name}:2"))):
+        with pytest.raises(InvalidInput, match=whose) as refused:
+            update(embedded_store, Settings(), name, Order(start, merge=merge))
+        assert refused.value.pointer == f"#/merge/{len(merge) - 1}"
+    assert embedded_store.numbers(name) == [1, 2, 3]
 
 
 def test_two_updates_at_once(embedded_store: Store, name: str) -> None:

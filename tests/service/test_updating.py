@@ -172,6 +172,11 @@ def test_more_rows_than_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     _, done = updated(old, Change(forget=given(OLD[:50])))
     learned = fit(OLD, replace(RECIPE)).n_fit - 240 + done.forgotten
     assert learned + done.forgotten_calibration == 50
+    again = updated(old, Change(add=given(rows(3000, seed=3))))[0]
+    assert again.reserve
+    assert np.isin(old.reserve.digests, again.reserve.digests).mean() < 0.5  # of those held out then few are kept
+    with pytest.raises(InvalidInput, match="100% of the rows held out are the same in both"):
+        updated(again, Change(merge={"a:1": old}))
     unknown = replace(old, reserve=replace(old.reserve, untold=5))
     with pytest.raises(InvalidInput, match="5 rows were held out of which nothing is kept"):
         updated(unknown, Change(forget=given(OLD)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -46,10 +47,24 @@ def test_an_update_tells_what_it_did(typed: Typed) -> None:
     """The number, the parent, what was done, and how far the mean and the covariance moved."""
     done = typed("update pumps:1 --forget gone.npy --add b.npy --half-life 100 --alias next")
     assert done.exit_code == 0, done.output
-    for text in ("made of version 1", "alias next", "forgotten: ", "added: 80 rows of those learned, 20 of those held out"):
+    counts = re.search(r"^forgotten: (\d+) rows, which were found .*\nforgotten: (\d+) rows, taken out of sums", done.stdout, re.MULTILINE)
+    assert counts
+    assert sum(map(int, counts.groups())) == 20
+    assert 0 < int(counts[1]) < 20
+    for text in ("made of version 1", "alias next", "added: 80 rows to those learned, 20 to those held out"):
         assert text in done.stdout
     assert "half-life 100 rows: each earlier row counts 0.5 of what it did" in done.stdout
     assert "the mean moved by" in done.stdout
+
+
+def test_strangers_are_told_as_such(typed: Typed) -> None:
+    """Rows that were never members are found nowhere, and taken out of the sums; the manifest keeps the counts."""
+    done = typed("update pumps:1 --forget b.npy")
+    assert done.exit_code == 0, done.output
+    assert "\nforgotten: 0 rows, which were found among those held out\nforgotten: 100 rows, taken out of sums" in done.stdout
+    number = int(re.findall(r"^pumps version (\d+)", done.stdout)[0])
+    listed = {entry["version"]: entry for entry in json.loads(typed("versions pumps --json").stdout)}
+    assert (listed[number]["update"]["forgotten"], listed[number]["update"]["forgotten_calibration"]) == (100, 0)
 
 
 def test_an_update_as_json(typed: Typed) -> None:

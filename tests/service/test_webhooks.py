@@ -26,6 +26,7 @@ from service.store import Store
 from tests.servers import Process, RedisServer, eventually
 from tests.service.receiving import LOOPBACK, SECRET, Receiver, sending
 from tests.service.samples import publish
+from tests.service.stores import certificate
 
 NAME = "pumps"
 HOSTILE = '<script>alert("1")</script> \u202f'.strip()
@@ -41,8 +42,8 @@ def receivers() -> Iterator[Receivers]:
     """``receivers(500, 0)`` starts a receiver with these answers."""
     started: list[Receiver] = []
 
-    def start(*answers: int) -> Receiver:
-        started.append(Receiver(*answers))
+    def start(*answers: int, **how: Any) -> Receiver:
+        started.append(Receiver(*answers, **how))
         return started[-1]
 
     yield start
@@ -61,9 +62,9 @@ def fed(store: Store, *keys: str) -> None:
     Feed(store.connection, Settings()).add(NAME, [outlier(key) for key in keys])
 
 
-def deliver(url: str, networks: list[str]) -> None:
+def deliver(url: str, networks: list[str], ca: Path | None = None) -> None:
     async def once() -> None:
-        async with Target(url, SECRET, networks) as target:
+        async with Target(url, SECRET, networks, ca and str(ca)) as target:
             await target.deliver("a", b"{}")
 
     asyncio.run(once())
@@ -177,12 +178,65 @@ def test_a_redirect_is_not_followed(store: Store, receivers: Receivers) -> None:
         ({"webhooks": ["https://example.org/"], "webhook_secret": "whsec_c2hvcnQ="}, "at least 24 bytes"),
         ({"webhooks": ["https://example.org/"], "webhook_secret": "no base64!"}, "not base64"),
         ({"webhook_networks": ["10.0.0.1/8"]}, "host bits"),
+        ({"webhook_ca": "/no/such.pem"}, "'/no/such.pem' is no file of certificates in PEM: .*No such file"),
+        ({"webhook_ca": __file__}, "no file of certificates in PEM: .*no certificate"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], why: str) -> None:
     """When they are read, and not when the first outlier comes."""
     with pytest.raises(ValidationError, match=why):
         Settings(**{"webhook_secret": SECRET, **settings})
+
+
+# By TLS
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An authority that no system knows, and a certificate that it has signed for 127.0.0.1."""
+    folder = tmp_path_factory.mktemp("certificates")
+    certificate(folder)
+    return folder
+
+
+def test_an_authority_that_is_named_is_trusted(store: Store, receivers: Receivers, certificates: Path) -> None:
+    """Outliers come by TLS, signed as ever."""
+    receiver = receivers(certificates=certificates)
+    fed(store, "a")
+    with quick(store, receiver, webhook_ca=str(certificates / "ca.pem")):
+        eventually(lambda: counts(store).get("delivered"), "delivered")
+    _, headers, body = receiver.posted[0]
+    assert Webhook(SECRET).verify(body, headers) == json.loads(body)
+    assert counts(store) == {"delivered": 1}
+
+
+@pytest.mark.parametrize(
+    ("host", "ca", "why"),
+    [("127.0.0.1", None, "unable to get local issuer"), ("localhost", "ca.pem", "not valid for 'localhost'")],
+    ids=["authority", "name"],
+)
+def test_a_certificate_that_proves_nothing_is_refused(
+    receivers: Receivers, certificates: Path, host: str, ca: str | None, why: str
+) -> None:
+    """Of an authority that nobody has named, or for another name, though the address is the same: nothing is sent."""
+    receiver = receivers(certificates=certificates)
+    url = f"https://{host}:{receiver.port}/hook"
+    with pytest.raises(Undelivered, match=f"the certificate of {host} is not trusted, .* FARFIELD_WEBHOOK_CA: .*{why}"):
+        deliver(url, [*LOOPBACK, "::1/128"], ca and certificates / ca)
+    assert receiver.posted == []
+
+
+def test_a_refused_certificate_counts_as_a_failure(
+    store: Store, receivers: Receivers, certificates: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And stands in the log, with the outlier, the try and the reason; the outlier waits for another try."""
+    receiver = receivers(certificates=certificates)
+    fed(store, "a")
+    with quick(store, receiver):
+        eventually(lambda: counts(store).get("failed"), "failed")
+    assert "outlier id-a of pumps, try 1: the certificate of 127.0.0.1 is not trusted" in caplog.text
+    assert receiver.posted == []
+    assert "delivered" not in counts(store)
 
 
 # Whatever breaks

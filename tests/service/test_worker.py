@@ -193,8 +193,9 @@ def test_attempts_of_one_job_publish_once(redis_server: RedisServer, name: str) 
             ended = list(pool.map(lambda _: ending(once, quietly), range(4)))
         assert [end["result"]["version"] for end in ended] == [1] * 4
         other = queue.submit("fit", name, {}, rows=npy(rows(60, seed=2))).id
-        assert ending(order(redis_server.url, other, name, alias="champion"), quietly)["result"]["version"] == 2
-        assert ending(once, quietly)["result"] == {"detector": name, "alias": "champion", "version": 1}
+        later = ending(order(redis_server.url, other, name, alias="champion"), quietly)["result"]
+        assert (later["version"], later["alias_before"]) == (2, 1)
+        assert ending(once, quietly)["result"] == {"detector": name, "alias": "champion", "alias_before": None, "version": 1}
         assert (store.numbers(name), store.aliases(name)) == ([1, 2], {"champion": 2})
 
 

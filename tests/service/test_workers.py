@@ -8,12 +8,13 @@ import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import grpc
 import httpx2
 import pytest
+from tritonclient.grpc import service_pb2
 
 from service.drift.monitor import Drift
 from service.metrics import Metrics
@@ -32,7 +33,9 @@ BODY = {"rows": rows(3).tolist()}
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(tmp_path_factory.mktemp("workers"), {"rows": [fitted()]}, FARFIELD_WORKERS="2", FARFIELD_GRPC_PORT="0") as running:
+    with served(
+        tmp_path_factory.mktemp("workers"), {"rows": [fitted()], "called": [fitted()]}, FARFIELD_WORKERS="2", FARFIELD_GRPC_PORT="0"
+    ) as running:
         eventually(lambda: value(scrape(running.process), "farfield_queue_limit") == 128, "both processes serve")
         yield running
 
@@ -43,7 +46,7 @@ def processes(service: ServiceProcess) -> list[int]:
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent == service.process.pid and b"service.serving.server" in (folder / "cmdline").read_bytes():
+            if parent == service.process.pid and b"service.serving.start" in (folder / "cmdline").read_bytes():
                 found.append(int(folder.name))
     return sorted(found)
 
@@ -81,7 +84,7 @@ def test_a_scrape_counts_what_all_processes_answered(service: Served) -> None:
             ("farfield_p_value_count", LABELS, 3),
         ):
             assert value(after, name, **labels) - value(before, name, **labels) == 810 * each
-        assert (value(after, "farfield_ready"), value(after, "farfield_versions", state="loaded")) == (1, 1)
+        assert (value(after, "farfield_ready"), value(after, "farfield_versions", state="loaded")) == (1, 2)
 
 
 def test_counters_do_not_fall_when_a_process_is_killed(service: Served) -> None:
@@ -118,12 +121,23 @@ def test_a_process_that_hangs_does_not_keep_a_scrape_from_being_answered(service
 
 
 def test_grpc_is_served_by_all_on_one_port(service: Served) -> None:
-    """The port that was chosen by chance is the same, and answers."""
+    """The port that was chosen by chance is the same. A connection stays with a process, and is told its statistics; metrics are of all."""
     ports = set(re.findall(r"gRPC on 127\.0\.0\.1, port (\d+)", service.process.log()))
     assert len(ports) == 1
-    with grpc.insecure_channel(f"127.0.0.1:{ports.pop()}") as channel:
-        ready = channel.unary_unary("/inference.GRPCInferenceService/ServerLive")
-        assert ready(b"", wait_for_ready=True, timeout=30) == b"\x08\x01"  # live: true
+    address, batch = f"127.0.0.1:{ports.pop()}", rows(1)
+    tensor = {"name": "rows", "datatype": "FP64", "shape": batch.shape}
+    asked = service_pb2.ModelInferRequest(model_name="called", inputs=[tensor], raw_input_contents=[batch.tobytes()]).SerializeToString()
+    statistics = service_pb2.ModelStatisticsRequest(name="called").SerializeToString()
+    with ExitStack() as stack:
+        alone = [("grpc.use_local_subchannel_pool", 1)]  # a connection for each
+        channels = [stack.enter_context(grpc.insecure_channel(address, alone)) for _ in range(24)]
+        for channel in channels:
+            channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")(asked, wait_for_ready=True, timeout=30)
+        told = [channel.unary_unary("/inference.GRPCInferenceService/ModelStatistics")(statistics, timeout=30) for channel in channels]
+    counted = [service_pb2.ModelStatisticsResponse.FromString(answer).model_stats[0].execution_count for answer in told]
+    assert all(counted.count(count) in (count, 2 * count) for count in counted), counted  # twice where both answered as many
+    assert max(counted) < 24
+    assert value(scrape(service.process), "farfield_rows_scored_total", detector="called", version="1") == 24
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

@@ -81,8 +81,39 @@ volumeMounts:
     secretKeyRef:
       name: {{ .Values.store.existingSecret }}
       key: {{ .Values.store.key }}
+- name: FARFIELD_MAX_OUTLIERS
+  value: {{ int64 .Values.outliers.most | quote }}
+- name: FARFIELD_OUTLIER_SECONDS
+  value: {{ int64 .Values.outliers.seconds | quote }}
+- name: FARFIELD_OUTLIER_INPUTS
+  value: {{ .Values.outliers.inputs | quote }}
+- name: FARFIELD_FEEDBACK_SECONDS
+  value: {{ int64 .Values.outliers.feedbackSeconds | quote }}
 {{- range $name, $value := .Values.settings }}
 - name: {{ $name }}
   value: {{ $value | quote }}
+{{- end }}
+{{- end }}
+
+{{/* Variables of the worker alone, which posts webhooks. */}}
+{{- define "farfield.webhooks" -}}
+{{- with .Values.webhooks }}
+{{- if .urls }}
+- name: FARFIELD_WEBHOOKS
+  value: {{ toJson .urls | quote }}
+- name: FARFIELD_WEBHOOK_SECRET
+  valueFrom:
+    secretKeyRef:
+      name: {{ .existingSecret }}
+      key: {{ .key }}
+- name: FARFIELD_WEBHOOK_RATE
+  value: {{ int64 .rate | quote }}
+- name: FARFIELD_WEBHOOK_NETWORKS
+  value: {{ toJson .networks | quote }}
+{{- with .ca }}
+- name: FARFIELD_WEBHOOK_CA
+  value: {{ . | quote }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- end }}

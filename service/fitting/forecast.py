@@ -1,0 +1,86 @@
+"""What a fit would take, told before it: which way it would go, its memory, and its time by a look at the beginning of the data."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from service.engine import check_parameters, unfitted
+from service.errors import InvalidInput
+from service.fitting.features import Extraction
+from service.fitting.gathering import Gathering, Parted, Plan
+from service.fitting.passes import CHUNKS_HELD, chunk_rows
+from service.fitting.task import DOUBLE, Task
+from service.judges import CrossJudge
+from service.recipe import check
+from service.settings import MIB
+from service.sources import Losses
+
+LOOK_IMAGES = 64  # which one core sends through a large network in some seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """The first rows that can be read, and the seconds in which one core has read them, made features and summed these."""
+
+    rows: int
+    seconds: float
+    gathering: Gathering | None  # None where a fit has no plan, since it never reads in passes
+
+    @classmethod
+    def at(cls, task: Task, plan: Plan | None) -> Look:
+        """A look at the first chunk. Raises InvalidInput where no row can be read."""
+        gathering = Gathering.begun(plan) if plan else None
+        rows = LOOK_IMAGES if task.source.layout.shape is None else chunk_rows(task.source)
+        with Extraction(task.extractor, task.max_pixels, 1) as extraction:
+            start = time.perf_counter()
+            chunk = next(iter(task.source.walk(rows=rows, losses=Losses("skip"))), None)
+            if chunk is None:
+                raise InvalidInput("no row can be read")
+            taken = extraction(chunk, Losses("skip"))
+            if gathering and plan:
+                gathering.take(Parted.of(*taken, plan))
+            return cls(len(chunk), time.perf_counter() - start, gathering)
+
+
+def forecast(task: Task) -> list[str]:
+    """Lines that tell it. Reads headers, one chunk, and where rows are not counted the beginning of one file; raises InvalidInput."""
+    check(task.recipe, labelled=task.source.wanted.labels is not None)
+    for kind in task.recipe.types:
+        check_parameters(unfitted(task.recipe, kind, task.levels))
+    crossed = task.whole and task.recipe.method == CrossJudge.METHOD
+    plan = None if crossed else task.plan()
+    look = Look.at(task, plan)
+    rows, guessed = (task.source.rows, False) if task.source.rows is not None else (task.source.guessed_rows(), True)
+    lines = [f"{task.recipe.type}, {task.recipe.method} calibration, alpha {task.recipe.alpha:g}, {task.width} features"]
+    if task.whole:
+        held = f"about {3 * task.whole_bytes // MIB + 1} MiB beside the program"
+        lines.append(f"all rows are held in memory at once, up to {task.memory // MIB} MiB of them: {held}")
+    elif plan and look.gathering:
+        lines += _in_passes(task, plan, look.gathering, rows)
+    lines.append(_time(task, look, rows, guessed=guessed))
+    untimed = task.recipe.types if plan is None else plan.sampled
+    return [*lines, *(f"time of fitting {kind} after that: not known, since it does not grow evenly with the rows" for kind in untimed)]
+
+
+def _in_passes(task: Task, plan: Plan, first: Gathering, rows: int | None) -> list[str]:
+    where = f"on the cluster {task.cluster}" if task.cluster else "in this process"
+    lines = [f"read in {'two passes' if first.looks() else 'one pass'} of {len(task.source.parts)} parts, {where}"]
+    lines.append(f"held out: {plan.share:.2%} of the rows" + (f", about {round(plan.share * rows)}" if rows else ""))
+    lines += [f"{kind} learns sums over all others" for kind in plan.additive]
+    lines += [f"{kind} learns a sample of at most {plan.most_sampled} others" for kind in plan.sampled]
+    state = sum(array.nbytes for array in first.arrays().values())
+    kept = (plan.most_held + (2 * plan.most_sampled if plan.sampled else 0)) * DOUBLE * task.width + state
+    chunks = CHUNKS_HELD * chunk_rows(task.source) * max(task.source.layout.row_bytes, 1)
+    lines.append(f"memory: about {kept // MIB + 1} MiB of rows and sums, and up to {chunks // MIB + 1} MiB of chunks on their way")
+    return lines
+
+
+def _time(task: Task, look: Look, rows: int | None, *, guessed: bool) -> str:
+    if rows is None:
+        return f"time: not known, since {task.source.form} does not count its rows, and none is whole in the beginning of a file"
+    passes = 2 if look.gathering and not task.whole and look.gathering.looks() else 1
+    seconds = passes * look.seconds * rows / look.rows
+    told = f"about {seconds:.0f} s" if seconds >= 1 else "under 1 s"
+    counted = f"; about {rows} rows in all, by the size of the files" if guessed else ""
+    return f"time: {told} on one core to go through the rows, by the first {look.rows} of them{counted}"

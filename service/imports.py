@@ -1,0 +1,17 @@
+"""Imports of much at once."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def unswept() -> Iterator[None]:
+    """A context without the garbage collector: nothing that an import makes is garbage, and looking for some is a tenth of its time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
