@@ -33,7 +33,7 @@ class Answer:
 class Body:
     """A request as it came, with what its headers say."""
 
-    body: bytes
+    body: bytes | bytearray
     encoding: str
     header_length: str | None
     accepted: str

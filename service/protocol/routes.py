@@ -33,6 +33,7 @@ from service.protocol.schemas import (
 )
 from service.routes import Name
 from service.scoring.callers import Caller
+from service.scoring.scoring import body_of
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 SCHEMAS = (InferRequest,)  # named in a text below, and so needed in the OpenAPI document
@@ -183,7 +184,7 @@ async def _infer(models: Models, name: str, version: str, request: Request) -> R
     since, caller = time.monotonic(), Caller.of(request)
     loaded = await models.loaded(name, reference_of(version))
     asked = request.headers.get
-    body = Body(await request.body(), asked("content-encoding", ""), asked(HEADER_LENGTH), asked("accept-encoding", ""))
+    body = Body(await body_of(request), asked("content-encoding", ""), asked(HEADER_LENGTH), asked("accept-encoding", ""))
     inferred = await models.infer(loaded, body, caller, since)
     answer, headers = inferred.answer, {"Server-Timing": inferred.timing()}
     if answer.header_length is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import inf, isfinite
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -19,7 +20,7 @@ from service.schemas import Options
 from service.scoring import codecs
 from service.scoring.callers import Caller
 from service.scoring.encoders import TAIL
-from service.scoring.scoring import INLINE_BYTES, Scored, little
+from service.scoring.scoring import INLINE_BYTES, little, timing
 from service.settings import Settings
 from service.versions import Loaded
 
@@ -27,6 +28,7 @@ ATTRIBUTION = "attribution"
 OPTIONS = {"alpha", "fdr", "tail"}
 TIMEOUT, LONGEST_TIMEOUT = "timeout", 18  # parameter with the microseconds that a request allows; digits of it
 IGNORED = {"priority", "content_type", "headers"}  # clients send them to any server; nothing here depends on them
+DEFAULTS = Options.model_validate({})
 STATEFUL = {"sequence_id", "sequence_start", "sequence_end"}
 
 T = TypeVar("T")
@@ -87,7 +89,7 @@ class Inferred(Generic[T]):
 
     def timing(self) -> str:
         """As in the header ``Server-Timing`` of the native interface."""
-        return Scored(b"", "", self.seconds).timing()
+        return timing(self.seconds)
 
 
 def at_once(loaded: Loaded, task: Task[Any], settings: Settings) -> bool:
@@ -133,23 +135,32 @@ def _decoded(fitted: engine.Fitted, sent: Sent[Any], settings: Settings) -> Aske
 def input_slot(fitted: engine.Fitted) -> Slot:
     """The one input of a detector: rows of numbers, or images as files."""
     if fitted.extractor is None:
-        return Slot("rows", "FP64", (-1, fitted.width))
+        return _rows(fitted.width)
     return Slot("images", BYTES, (-1,)) if fitted.extractor.takes_images else Slot("rows", "FP64", (-1, -1))
+
+
+@lru_cache
+def _rows(width: int) -> Slot:
+    return Slot("rows", "FP64", (-1, width))
 
 
 def output_slots(fitted: engine.Fitted) -> tuple[Slot, ...]:
     """What a detector answers: the last only where it is asked for by name."""
-    return Slot("score", "FP64", (-1,)), Slot("p_value", "FP64", (-1,)), Slot("is_outlier", "BOOL", (-1,)), *_attribution(fitted)
+    return _outputs(fitted.width if fitted.attributes else None)
 
 
-def _attribution(fitted: engine.Fitted) -> tuple[Slot, ...]:
-    return (Slot(ATTRIBUTION, "FP64", (-1, fitted.width)),) if fitted.attributes else ()
+@lru_cache
+def _outputs(shares: int | None) -> tuple[Slot, ...]:
+    always = Slot("score", "FP64", (-1,)), Slot("p_value", "FP64", (-1,)), Slot("is_outlier", "BOOL", (-1,))
+    return always if shares is None else (*always, Slot(ATTRIBUTION, "FP64", (-1, shares)))
 
 
 def _options(parameters: dict[str, Any]) -> Options:
     if stateful := sorted(parameters.keys() & STATEFUL):
         raise Unsupported(f"{stateful[0]}: detectors keep no state between requests")
     known = parameters.keys() - IGNORED - {TIMEOUT}
+    if not known:
+        return DEFAULTS
     if unknown := sorted(known - OPTIONS):
         raise InvalidInput(
             f"there is no parameter {unknown[0][:80]!r}; there are alpha, fdr, tail, timeout and binary_data_output", "#/parameters"
@@ -163,7 +174,9 @@ def _options(parameters: dict[str, Any]) -> Options:
 
 def _timeout(parameters: dict[str, Any]) -> float:
     """Seconds that a request allows, infinite where it says nothing, or 0 as Triton has it."""
-    text = str(parameters.get(TIMEOUT, 0))
+    if TIMEOUT not in parameters:
+        return inf
+    text = str(parameters[TIMEOUT])
     if not (text.isascii() and text.isdecimal() and len(text) <= LONGEST_TIMEOUT):
         raise InvalidInput(f"timeout must be a whole number of microseconds, not {text[:40]!r}", f"#/parameters/{TIMEOUT}")
     return int(text) / 1e6 or inf

@@ -16,7 +16,7 @@ from service.routes import BODY, PROBLEM, PROBLEMS, Alias, Name, Number, Parts, 
 from service.schemas import Options, ScoreResponse
 from service.scoring.callers import TIMEOUTS, Caller
 from service.scoring.encoders import FORMS, JSON, accepted
-from service.scoring.scoring import at_once, judge, received
+from service.scoring.scoring import at_once, judge, received, timing
 from service.versions import Reference
 
 PLAIN = {"name": re.compile(NAME_PATTERN), "alias": re.compile(ALIAS_PATTERN), "number": re.compile("[1-9][0-9]{0,17}")}
@@ -108,7 +108,7 @@ async def _score(parts: Service, name: str, reference: Reference, request: Reque
         loaded = await parts.lookups.run(parts.versions.get, name, reference)
     task = await received(request, parts.settings, options, form, caller)
     scored = await parts.judge(loaded, judge, task, caller=caller, asked=task, at_once=at_once)
-    return Response(scored.body, headers={"Server-Timing": scored.timing()}, media_type=scored.media)
+    return Response(scored.body, headers={"Server-Timing": timing(scored.seconds)}, media_type=scored.media)
 
 
 PATHS = ("/v1/detectors/{name}@{alias}:score", "/v1/detectors/{name}:score", "/v1/detectors/{name}/versions/{number}:score")

@@ -98,9 +98,10 @@ class Scored:
     media: str
     seconds: dict[str, float]
 
-    def timing(self) -> str:
-        """As in the header ``Server-Timing``, in milliseconds."""
-        return ", ".join(f"{stage};dur={1000 * self.seconds.get(stage, 0.0):.3f}" for stage in STAGES)
+
+def timing(seconds: dict[str, float]) -> str:
+    """Stages as in the header ``Server-Timing``, in milliseconds."""
+    return ", ".join([f"{stage};dur={1000 * seconds.get(stage, 0.0):.3f}" for stage in STAGES])
 
 
 async def received(request: Request, settings: Settings, options: Options, answer: str, caller: Caller) -> Task:
@@ -111,7 +112,7 @@ async def received(request: Request, settings: Settings, options: Options, answe
     if media == "multipart/form-data":
         body = await _files(request, settings)
     else:
-        body = await _body(request)
+        body = await body_of(request)
         if media.startswith("image/"):
             body = [bytes(body)]
         elif media == "application/octet-stream" and body.startswith(codecs.NPY_MAGIC):
@@ -130,7 +131,7 @@ async def received(request: Request, settings: Settings, options: Options, answe
     return Task(form, body, encoding, options, answer, caller, name if name.isprintable() and len(name) <= LONGEST_REQUEST else "")
 
 
-async def _body(request: Request) -> Body:
+async def body_of(request: Request) -> Body:
     """The body in one piece of memory: as it came where it came at once, else each part put in its place."""
     message = await request.receive()
     announced = request.headers.get("content-length", "")
