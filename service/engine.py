@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from math import log, sqrt
 from typing import Any
@@ -195,7 +196,10 @@ def _judge(recipe: Recipe, detectors: list[Detector[Any]], features: Features, c
         judge = CrossJudge.fitted(detectors[0], features, classes, recipe.folds, recipe.seed)
     else:
         for detector in detectors:
-            detector.fit(features[kept], classes[kept] if detector.LABELLED and classes is not None else None)
+            try:
+                detector.fit(features[kept], classes[kept] if detector.LABELLED and classes is not None else None)
+            except ValueError as error:  # which counts rows among those that are learned
+                raise ValueError(re.sub(r"\brow (\d+)", lambda found: f"row {kept[int(found[1])]}", str(error), count=1)) from None
         judge = JUDGES[recipe.method].calibrated(detectors, features[held_out], recipe.trim)
     judge.judge(features[held_out[:1]], recipe.alpha)  # raises AlphaTooSmall
     return judge

@@ -106,6 +106,15 @@ def test_the_first_value_that_is_not_finite_is_named(value: float) -> None:
         assert error.value.pointer == "#/rows/250/3"
 
 
+def test_a_row_that_cannot_be_learned_is_named() -> None:
+    """By its number among all rows, not among those that are learned."""
+    recipe, data = replace(RECIPE, parameters={"normalize": True}), rows(300)
+    place = split(len(data), recipe)[0][100]
+    data[place] = 0
+    with pytest.raises(InvalidInput, match=f"row {place} has length zero"):
+        engine.fit(recipe, Batch(rows=data))
+
+
 def test_rows_all_the_same_are_refused() -> None:
     """There is no variation to learn from; one constant column among others is nothing unusual."""
     with pytest.raises(InvalidInput, match="all 300 rows are the same"):
