@@ -1,6 +1,6 @@
 """What the Gaussian kernels cost, beside what this machine's products and memory reach, and beside others.
 
-    python -m benchmarks.kernels            # some minutes, and 400 MB in a temporary folder
+    python -m benchmarks.kernels            # some minutes, and 1.6 GB in a temporary folder
     python -m benchmarks.kernels --quick    # half a minute
 
 prints Markdown tables row by row as they are measured. Each figure is the median of alternating repetitions on one thread, with
@@ -228,7 +228,7 @@ def main():
         for lines in (rates(seconds), scoring(widths, counts, seconds), one_row(widths, seconds)):
             _printed(lines)
     _printed(shrinkage([(10_000, 256)] if quick else [(100_000, 512), (20_000, 2048)]))
-    _printed(from_file((20_000, 512) if quick else (50_000, 2048)))
+    _printed(from_file((20_000, 512) if quick else (200_000, 2048)))
 
 
 def _printed(lines):

@@ -9,7 +9,8 @@ each print a Markdown table; with ``--quick`` a small one, to see that the comma
 * simulation: normal rows with a share of planted ones; found and false alarms at the 97.5 % quantile of chi-square, area under
   the ROC curve, with the standard error over repetitions; in brackets found / false alarms of the reference: for ``port`` of the R
   code, for the determinant of R's or scikit-learn's, for the default of a slow separate implementation
-* speed: seconds of ``RobustShrinkage().fit`` and of ``MinCovDet().fit``, one after the other on the same rows, medians
+* speed: seconds of ``RobustShrinkage().fit`` and of ``MinCovDet().fit``, one after the other on the same rows, medians; the latter
+  in a process of its own, which is ended at ``--limit`` seconds
 * contaminated: area under the ROC curve on ADBench's classical sets (Han et al. 2022), fitted on the very rows that are scored,
   anomalies included; below, the means of fits on half of the normal rows, scored on the others and the anomalies
 """
@@ -17,9 +18,11 @@ each print a Markdown table; with ``--quick`` a small one, to see that the comma
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import time
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import chi2
@@ -30,33 +33,65 @@ from sklearn.metrics import roc_auc_score
 from detectors import RobustShrinkage
 
 CORRELATION = 0.8
-# features, rows, share planted, their variance, correlated; found / false alarms of the reference: default, port, determinant
+REPEATS = {100: 200, 500: 30}  # by the number of rows
+STARTING = 20  # seconds that a process and its rows may take before the fit
+
+
+class Cell(NamedTuple):
+    """A design, and found / false alarms of a reference: for the default, ``port`` and the determinant, empty where unknown."""
+
+    width: int
+    n: int
+    share: float  # planted
+    distance: float  # of the planted
+    variance: float  # of the planted
+    correlated: bool = False
+    units: bool = False  # columns times 1 to 1000
+    default: str = ""
+    port: str = ""
+    determinant: str = ""
+
+    def label(self):
+        words = [str(value) for value in self[:5]]
+        return ", ".join(
+            [*words, *([f"AR({CORRELATION})"] if self.correlated else []), *(["columns times 1 to 1000"] if self.units else [])]
+        )
+
+
 CELLS = [
-    (5, 100, 0.1, 0.1, False, "1.000 / .028", "1.000 / .012", "1.000 / .022"),
-    (5, 100, 0.2, 0.1, False, "", "1.000 / .001", ".980 / .017"),
-    (5, 100, 0.3, 0.1, False, "1.000 / .025", ".986 / .000", ".000 / .288"),
-    (10, 100, 0.3, 0.1, False, "1.000 / .025", "1.000 / .000", ".000 / .600"),
-    (30, 500, 0.1, 0.1, False, "1.000 / .027", "1.000 / .000", ".000 / .163"),
-    (30, 500, 0.3, 1.0, False, "", "1.000 / .000", ".061 / .041"),
-    (10, 500, 0.1, 0.1, True, "1.000 / .035", ".44", "1.000 / .032"),
-    (30, 500, 0.1, 0.1, True, "1.000 / .025", ".00", ".000 / .317"),
-    (10, 500, 0.2, 0.1, True, ".000 / .060", "", ".000 / .240"),
-    (10, 500, 0.2, 1.0, True, ".715 / .032", "", "1.000 / .027"),
-    (10, 500, 0.0, 1.0, False, "", "- / .031", ""),
-    (10, 500, 0.0, 1.0, True, "- / .041", "- / .019", ""),
+    Cell(5, 100, 0.1, 5, 0.1, default="1.000 / .028", port="1.000 / .012", determinant="1.000 / .022"),
+    Cell(5, 100, 0.1, 5, 1.0, port="1.000 / .012", determinant="1.000 / .023"),
+    Cell(5, 100, 0.2, 5, 0.1, port="1.000 / .001", determinant=".980 / .017"),
+    Cell(5, 100, 0.3, 5, 0.1, default="1.000 / .025", port=".986 / .000", determinant=".000 / .288"),
+    Cell(5, 100, 0.3, 5, 1.0, port=".984 / .000", determinant="1.000 / .006"),
+    Cell(5, 100, 0.3, 10, 1.0, port="1.000 / .000", determinant="1.000 / .006"),
+    Cell(10, 100, 0.1, 5, 0.1, port="1.000 / .004", determinant="1.000 / .054"),
+    Cell(10, 100, 0.2, 5, 1.0, port="1.000 / .000", determinant="1.000 / .036"),
+    Cell(10, 100, 0.3, 5, 0.1, default="1.000 / .025", port="1.000 / .000", determinant=".000 / .600"),
+    Cell(30, 500, 0.1, 5, 0.1, default="1.000 / .027", port="1.000 / .000", determinant=".000 / .163"),
+    Cell(30, 500, 0.3, 5, 1.0, port="1.000 / .000", determinant=".061 / .041"),
+    Cell(10, 500, 0.1, 5, 0.1, correlated=True, default="1.000 / .035", port=".44", determinant="1.000 / .032"),
+    Cell(10, 500, 0.1, 5, 0.1, correlated=True, units=True, default="1.000 / .035"),
+    Cell(30, 500, 0.1, 5, 0.1, correlated=True, default="1.000 / .025", port=".00", determinant=".000 / .317"),
+    Cell(10, 500, 0.2, 5, 0.1, correlated=True, default=".000 / .060", determinant=".000 / .240"),
+    Cell(10, 500, 0.2, 5, 1.0, correlated=True, default=".715 / .032", determinant="1.000 / .027"),  # the first of another form
+    Cell(5, 100, 0.0, 5, 1.0, default="- / .031", port="- / .053"),
+    Cell(10, 500, 0.0, 5, 1.0, port="- / .031"),
+    Cell(10, 500, 0.0, 5, 1.0, correlated=True, default="- / .041", port="- / .019"),
+    Cell(30, 500, 0.0, 5, 1.0, correlated=True, default="- / .031", port="- / .003"),
 ]
 SHAPES = [(1_000, 10), (1_000, 50), (10_000, 10), (10_000, 128), (100_000, 50), (100_000, 256)]
 
 
-def planted(width, n, share, variance, correlated, seed):
+def planted(cell, seed):
     """Rows and which are planted: at (5, ..., 5), or as far along the eigenvector of least variance as 5 sqrt(d) standard deviations."""
-    covariance = (CORRELATION if correlated else 0.0) ** np.abs(np.subtract.outer(np.arange(width), np.arange(width)))
+    covariance = (CORRELATION if cell.correlated else 0.0) ** np.abs(np.subtract.outer(np.arange(cell.width), np.arange(cell.width)))
     values, vectors = np.linalg.eigh(covariance)
-    place = 5 * np.sqrt(width * values[0]) * vectors[:, 0] if correlated else np.full(width, 5.0)
-    rows = np.random.default_rng(seed).normal(size=(n, width)) @ np.linalg.cholesky(covariance).T
-    which = np.arange(n) < round(share * n)
-    rows[which] = place + np.sqrt(variance) * rows[which]
-    return rows, which
+    along = np.sqrt(cell.width * values[0]) * vectors[:, 0] if cell.correlated else np.ones(cell.width)
+    rows = np.random.default_rng(seed).normal(size=(cell.n, cell.width)) @ np.linalg.cholesky(covariance).T
+    which = np.arange(cell.n) < round(cell.share * cell.n)
+    rows[which] = cell.distance * along + np.sqrt(cell.variance) * rows[which]
+    return rows * np.geomspace(1, 1000, cell.width) if cell.units else rows, which
 
 
 def default_scores(rows):
@@ -80,48 +115,55 @@ def determinant(rows):
 
 
 def simulation(repeats):
-    """The table of cells, each over ``repeats`` seeds."""
-    print(f"{repeats} repetitions; found / false alarms / area, each ± its standard error [the reference's found / false alarms].\n")
-    print("| d, n, share, variance of the planted | default | `port` | minimum covariance determinant |\n|---|---|---|---|")
-    for width, n, share, variance, correlated, *references in CELLS:
-        cells = []
-        for score, reference in zip((default_scores, port_scores, determinant_scores), references, strict=True):
+    """The table of cells, each over ``repeats`` seeds, or as many as REPEATS has."""
+    print("Found / false alarms / area, each ± its standard error [the reference's found / false alarms].\n")
+    print("| d, n, share, distance, variance of the planted | seeds | default | `port` | minimum covariance determinant |")
+    print("|---|--:|---|---|---|")
+    for cell in CELLS:
+        count = repeats or REPEATS[cell.n]
+        columns = []
+        for score, reference in ((default_scores, cell.default), (port_scores, cell.port), (determinant_scores, cell.determinant)):
             results = []
-            for seed in range(repeats):
-                rows, which = planted(width, n, share, variance, correlated, seed)
+            for seed in range(count):
+                rows, which = planted(cell, seed)
                 scores, degrees = score(rows)
                 flagged = scores > chi2.ppf(0.975, degrees)
                 found = (flagged[which].mean(), roc_auc_score(which, scores)) if which.any() else (np.nan, np.nan)
                 results.append((found[0], flagged[~which].mean(), found[1]))
-            means, errors = np.mean(results, axis=0), np.std(results, axis=0) / np.sqrt(repeats)
+            means, errors = np.mean(results, axis=0), np.std(results, axis=0) / np.sqrt(count)
             figures = ["-" if np.isnan(m) else f"{m:.3f} ± {e:.3f}" for m, e in zip(means, errors, strict=True)]
-            cells.append(" / ".join(figures) + (f" [{reference}]" if reference else ""))
-        label = f"{width}, {n}, {share}, {variance}" + (f", AR({CORRELATION})" if correlated else "")
-        print(f"| {label} | " + " | ".join(cells) + " |", flush=True)
+            columns.append(" / ".join(figures) + (f" [{reference}]" if reference else ""))
+        print(f"| {cell.label()} | {count} | " + " | ".join(columns) + " |", flush=True)
 
 
 def speed(shapes, repeats, limit):
-    """Seconds to fit; the determinant is projected as n d² from the shape before where that comes to more than ``limit`` seconds."""
+    """Seconds to fit; the determinant's fit is ended at ``limit`` seconds."""
     print(f"Medians of {repeats} runs, alternating.\n\n| n, d | robust_shrinkage, s | MinCovDet, s | ratio |\n|---|--:|--:|--:|")
-    last = None
     for n, width in shapes:
-        rng = np.random.default_rng(0)
-        rows = rng.normal(size=(n, width)) @ rng.normal(size=(width, width))
-        projected = last and last[0] * (n * width**2) / last[1]
-        skipped = limit is not None and projected is not None and projected > limit
         ours, theirs = [], []
         for _ in range(repeats):
-            ours.append(seconds(RobustShrinkage().fit, rows))
-            if not skipped:
-                theirs.append(seconds(determinant, rows))
-        mine, other = np.median(ours), projected if skipped else np.median(theirs)
-        if not skipped:
-            last = (other, n * width**2)
-        note = " (projected)" if skipped else ""
-        print(f"| {n}, {width} | {mine:.3f} | {other:.2f}{note} | {other / mine:.0f} |", flush=True)
+            ours.append(seconds(RobustShrinkage().fit, n, width))
+            if None not in theirs:
+                theirs.append(within(limit, determinant, n, width))
+        mine = np.median(ours)
+        other = f"> {limit:g} | > {limit / mine:.0f}" if None in theirs else f"{np.median(theirs):.2f} | {np.median(theirs) / mine:.0f}"
+        print(f"| {n}, {width} | {mine:.3f} | {other} |", flush=True)
 
 
-def seconds(fit, rows):
+def within(limit, fit, n, width):
+    """``seconds`` in a process of its own; None where that is more than ``limit``, and the process is ended."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        try:
+            taken = pool.apply_async(seconds, (fit, n, width)).get(limit + STARTING)
+        except multiprocessing.TimeoutError:
+            return None
+    return taken if taken <= limit else None
+
+
+def seconds(fit, n, width):
+    """Seconds that ``fit`` takes of correlated normal rows (n, width)."""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(n, width)) @ rng.normal(size=(width, width))
     started = time.perf_counter()
     fit(rows)
     return time.perf_counter() - started
@@ -177,8 +219,8 @@ def main():
     what.add_argument("--speed", action="store_true")
     what.add_argument("--contaminated", action="store_true")
     parser.add_argument("--quick", action="store_true", help="a small form of the same")
-    parser.add_argument("--repeats", type=int, help="repetitions: 30 in the simulation, 3 for speed")
-    parser.add_argument("--limit", type=float, help="seconds beyond which the determinant's are projected, not measured")
+    parser.add_argument("--repeats", type=int, help="repetitions: in the simulation 200 of 100 rows and 30 of 500, for speed 3")
+    parser.add_argument("--limit", type=float, default=300.0, help="seconds at which a fit of the determinant is ended")
     parser.add_argument(
         "--data", type=Path, default=Path("../shared/data/tabular/adbench_classical"), help="folder of ADBench's .npz files"
     )
@@ -186,7 +228,7 @@ def main():
     parser.add_argument("--most-rows", type=int, default=20_000, help="leave out sets with more rows")
     options = parser.parse_args()
     if options.simulation:
-        simulation(options.repeats or (2 if options.quick else 30))
+        simulation(options.repeats or (2 if options.quick else None))
     elif options.speed:
         speed(SHAPES[:3] if options.quick else SHAPES, options.repeats or (1 if options.quick else 3), options.limit)
     else:

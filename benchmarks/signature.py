@@ -1,16 +1,21 @@
 """Signatures: ranking of pen strokes beside the published figures, and time beside other libraries.
 
     python -m benchmarks.signature --accuracy
-    python -m benchmarks.signature --speed
+    python -m benchmarks.signature --speed [--write]
 
-each print a Markdown table; with ``--quick`` a small one, to see that the command works.
+each print a Markdown table; with ``--quick`` a small one, to see that the command works. ``--write`` also puts that of the times into
+docs/detectors.md, between the comments that name it. The other libraries of that table are installed by
+
+    pip install --no-deps pysiglib
+    pip install --no-build-isolation iisignature    # builds with gcc, numpy and setuptools
 
 * accuracy: area under the ROC curve on the pen strokes of Alpaydin and Alimoglu (1998), one model per digit, scores of all digits
   pooled: ours; ours divided by the square root of the number of streams in the digit's corpus, as the published code has them; and
   the published figure (Shao et al. 2020, arXiv:2006.03487; its second version scales by the corpus, its first by each stream).
   Then the local outlier factor on the same signatures, fitted on the corpus alone, and fitted on corpus and test together, as the
-  paper has it. The last columns compare each score with the published formula written out: the largest relative difference,
-  no direction cut, and on how many streams the two disagree whether they left the span
+  paper has it. The last columns compare each score with the published formula written out: the largest relative difference
+  and on how many streams the two disagree whether they left the span, with rank_tolerance=1e-12 for the published code's cut; and with
+  the default rank_tolerance how many directions more are cut, how many scores then differ by over 1e-6, and the largest difference
 * speed: CPU milliseconds for 1000 streams of 100 points in float64, on one thread, least of some runs taken in turns; pysiglib is
   called in its compiled library, since its Python package does not load without torch
 """
@@ -30,9 +35,11 @@ from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import LocalOutlierFactor
 from threadpoolctl import threadpool_limits
 
+from benchmarks.pages import written
 from detectors import Signature
 from detectors.paths import signature_width, signatures
 
+PAGE = Path("docs/detectors.md")
 PUBLISHED = {"corpus": (0.8697, 0.9421, 0.9484, 0.9538, 0.9561), "stream": (0.901, 0.965, 0.983, 0.987, 0.989)}
 CUT = 1e-12  # the published code's absolute cut of singular values
 SHAPES = [(3, 3), (6, 3), (10, 3), (2, 5)]  # channels, depth
@@ -79,8 +86,12 @@ def accuracy(data, quick):
     length = max(len(stroke) for stroke in train + test)
     train, test = padded(train, length), padded(test, length)
     digits = range(2) if quick else range(10)
-    print("| scaling | depth | ours | ours / √n | published | LOF, corpus alone | LOF, corpus and test | largest difference | disagree |")
-    print("|---|" + "--:|" * 8)
+    print(
+        "| scaling | depth | ours | ours / √n | published | LOF, corpus alone | LOF, corpus and test | largest difference | disagree |",
+        end="",
+    )
+    print(" directions cut by default | scores changed | largest change |")
+    print("|---|" + "--:|" * 11)
     for scaling, figures in PUBLISHED.items():
         for depth in range(1, 3 if quick else 6):
             print(f"| {scaling} | {depth} | {_row(scaling, depth, figures[depth - 1], train, labels, test, truth, digits)} |", flush=True)
@@ -88,6 +99,7 @@ def accuracy(data, quick):
 
 def _row(scaling, depth, figure, train, labels, test, truth, digits):
     pooled, largest, disagree = {name: [] for name in ("ours", "unscaled", "alone", "both")}, 0.0, 0
+    cut, changes = 0, []
     for digit in digits:
         corpus = train[labels == digit]
         detector = Signature(channels=2, depth=depth, augmentations=(), scaling=scaling).fit(corpus)
@@ -98,21 +110,26 @@ def _row(scaling, depth, figure, train, labels, test, truth, digits):
         pooled["unscaled"].append(pooled["ours"][-1] / np.sqrt(len(corpus)))
         pooled["alone"].append(-LocalOutlierFactor(novelty=True).fit(features).score_samples(queries))
         pooled["both"].append(-both.negative_outlier_factor_[len(features) :])
-        uncut = detector.set_params(rank_tolerance=CUT).fit(corpus)
+        uncut = Signature(**detector.get_params() | {"rank_tolerance": CUT}).fit(corpus)
         scores, expected = uncut.scores(test), published_scores(features, queries)
         disagree += int((uncut.off_span(scores) != np.isinf(expected)).sum())
         common = np.isfinite(expected) & ~uncut.off_span(scores)
         largest = max(largest, float((np.abs(scores - expected)[common] / np.maximum(expected[common], 1e-6)).max()))
+        cut += len(uncut.state_.deviations) - len(state.deviations)
+        on_span = ~uncut.off_span(scores) & ~uncut.off_span(pooled["ours"][-1])
+        changes.append((np.abs(scores - pooled["ours"][-1]) / np.maximum(scores, 1e-6))[on_span])
     strange = np.concatenate([truth != digit for digit in digits])
     ours, unscaled, alone, both = (f"{roc_auc_score(strange, np.concatenate(scores)):.4f}" for scores in pooled.values())
-    return f"{ours} | {unscaled} | {figure:g} | {alone} | {both} | {largest:.1g} | {disagree}"
+    changes = np.concatenate(changes)
+    default = f"{cut} | {(changes > 1e-6).sum()} of {len(changes)} | {changes.max():.1g}"
+    return f"{ours} | {unscaled} | {figure:g} | {alone} | {both} | {largest:.1g} | {disagree} | {default}"
 
 
 def speed(quick):
+    """Markdown: the table of times, row by row."""
     libraries = {"farfield": signatures, "pysiglib": _pysiglib(), "iisignature": _iisignature()}
     count, runs = (100, 3) if quick else (1000, 15)
-    print(f"| channels / depth | {' | '.join(libraries)} |")
-    print("|---|" + "--:|" * len(libraries))
+    yield from (f"| channels / depth | {' | '.join(libraries)} |", "|---|" + "--:|" * len(libraries))
     for channels, depth in SHAPES:
         paths = np.random.default_rng(0).normal(size=(count, 100, channels)).cumsum(axis=1)
         expected = signatures(paths, depth)
@@ -126,7 +143,7 @@ def speed(quick):
                     compute(paths, depth)
                     best[name] = min(best[name], (time.process_time() - start) * 1e6 / count)
         cells = (f"{best[name]:.2f}" if compute else "not installed" for name, compute in libraries.items())
-        print(f"| {channels}/{depth} | {' | '.join(cells)} |", flush=True)
+        yield f"| {channels}/{depth} | {' | '.join(cells)} |"
 
 
 def _pysiglib():
@@ -172,6 +189,7 @@ def main():
     parser.add_argument("--accuracy", action="store_true", help="area under the ROC curve on pen strokes")
     parser.add_argument("--speed", action="store_true", help="time of signatures")
     parser.add_argument("--quick", action="store_true", help="small forms of both")
+    parser.add_argument("--write", action="store_true", help=f"put the table of times into {PAGE}")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the data")
     options = parser.parse_args()
     if not (options.accuracy or options.speed):
@@ -180,7 +198,12 @@ def main():
         if options.accuracy:
             accuracy(options.data, options.quick)
         if options.speed:
-            speed(options.quick)
+            lines = []
+            for line in speed(options.quick):
+                print(line, flush=True)
+                lines.append(line)
+            if options.write:
+                PAGE.write_text(written(PAGE.read_text(), "benchmarks.signature: speed", "\n".join(lines)))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from detectors import given, similarity, sparse_precision
+from detectors import given, metrics, similarity, sparse_precision
 from detectors.arrays import Rows, Scores, Vector
 from detectors.cells import Cells, Floats
 from detectors.neighbours import Distances, Indices, nearest
@@ -50,18 +50,18 @@ class Parts(NamedTuple):
 def parts(state: WeightingState, queries: Rows, metric: str, neighbours: int, *, left_out: bool) -> Parts:
     """What the points tell of ``queries`` (m, d), in blocks; in the local form the values by the others are exact only if ``left_out``."""
     if len(state.factor):
-        blocks = [_exact(state, queries[start : start + BLOCK_ROWS], metric) for start in range(0, len(queries), BLOCK_ROWS)]
+        blocks = [_exact(state, queries[start : start + BLOCK_ROWS], metric, start) for start in range(0, len(queries), BLOCK_ROWS)]
     else:
         starts = range(0, len(queries), SEARCHED_ROWS)
         blocks = [block for start in starts for block in _local(state, queries[start : start + SEARCHED_ROWS], neighbours, left_out)]
     return Parts(*(np.concatenate(columns) for columns in zip(*blocks, strict=True)))
 
 
-def distances_to(state: WeightingState, queries: Rows, metric: str) -> Distances:
-    """Distances (m, n) of ``queries`` to all points, in the metric or as given."""
+def distances_to(state: WeightingState, queries: Rows, metric: str, first: int = 0) -> Distances:
+    """Distances (m, n) of ``queries`` to all points, in the metric or as given. Raises RowError as ``metrics.distances`` does."""
     if metric in given.FORMS:
         return given.to_fitted(queries, metric)[:, state.points[:, 0].astype(np.intp)]
-    return np.asarray(cdist(queries, state.points, metric))
+    return metrics.distances(queries, state.points, metric, first)
 
 
 def searched(state: WeightingState, queries: Rows, count: int) -> tuple[Distances, Indices]:
@@ -76,8 +76,8 @@ def searched(state: WeightingState, queries: Rows, count: int) -> tuple[Distance
     return np.pad(distances, lacking, constant_values=np.inf), np.pad(indices, lacking)
 
 
-def _exact(state: WeightingState, queries: Rows, metric: str) -> Parts:
-    distances = distances_to(state, queries, metric)
+def _exact(state: WeightingState, queries: Rows, metric: str, first: int) -> Parts:
+    distances = distances_to(state, queries, metric, first)
     index = distances.argmin(axis=1)
     equal = distances[np.arange(len(queries)), index] <= state.radius
     similarities = np.exp(-state.t * distances)

@@ -12,6 +12,7 @@ from sklearn.base import clone
 from detectors.arrays import Scores
 from detectors.base import Detector
 from detectors.calibration import AlphaTooSmall, Calibration, PValues, rows_needed
+from detectors.rows import counted_among
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +58,11 @@ class CrossConformal:
         detectors, calibrations = [], []
         for fold in range(folds):
             held_out = members == fold
-            fitted = clone(detector).fit(rows[~held_out], None if labels is None else labels[~held_out])
+            with counted_among(np.flatnonzero(~held_out)):
+                fitted = clone(detector).fit(rows[~held_out], None if labels is None else labels[~held_out])
             detectors.append(fitted)
-            calibrations.append(Calibration.of(fitted.scores(rows[held_out])))
+            with counted_among(np.flatnonzero(held_out)):
+                calibrations.append(Calibration.of(fitted.scores(rows[held_out])))
         return cls(tuple(detectors), tuple(calibrations))
 
     def score(self, X: ArrayLike) -> tuple[Scores, PValues]:

@@ -17,6 +17,7 @@ from detectors.base import NUMBERS
 from detectors.covariance import ESTIMATORS, estimated
 from detectors.moments import BLOCK_ROWS, Moments
 from detectors.norm import VarianceNorm
+from detectors.rows import RowError
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,12 +271,12 @@ def _projected(moments: Moments, basis: Matrix) -> Moments:
 
 
 def check_lengths(rows: Rows) -> None:
-    """Raise ValueError, naming the row, where one of ``rows`` (n, d) has length zero."""
+    """Raise RowError where one of ``rows`` (n, d) has length zero."""
     for start in range(0, len(rows), BLOCK_ROWS):
         empty = ~rows[start : start + BLOCK_ROWS].any(axis=1)
         if empty.any():
             where = start + int(np.argmax(empty))
-            raise ValueError(f"row {where} has length zero and cannot be normalised: normalize=True needs non-zero rows")
+            raise RowError(where, "has length zero and cannot be normalised: normalize=True needs non-zero rows")
 
 
 def unit_length(rows: Rows) -> Rows:

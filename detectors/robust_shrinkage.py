@@ -8,6 +8,7 @@ from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.stats import chi2
 from sklearn.utils._param_validation import Interval, StrOptions
 
@@ -50,8 +51,7 @@ class RobustShrinkage(Detector[RobustShrinkageState]):
     as the minimum covariance determinant does. Formulas are those of the R code of the authors' institute, changed as named below.
 
     The defaults go beyond the paper: columns standardised by median and MAD, an intensity that one far row cannot move, and one
-    Ledoit–Wolf step on the rows whose distance, calibrated by its median, is within the 97.5 % quantile of chi-square.
-    ``preset`` gives the plain forms.
+    Ledoit–Wolf step on the rows whose calibrated distance is within the 97.5 % quantile of chi-square; ``preset`` gives plain forms.
 
     Parameters
     ----------
@@ -101,9 +101,6 @@ class RobustShrinkage(Detector[RobustShrinkageState]):
     ``chi_square_degrees`` are d, the textbook's, without columns that never varied; d - 1 with the medoid, as the R code has it;
     and none for "raw" scores that are not calibrated. Prefer the conformal threshold of a ``Calibration`` on held-out rows.
 
-    Examples
-    --------
-    >>> import numpy as np
     >>> rows = np.random.default_rng(0).normal(size=(300, 3))
     >>> rows[:60] += 8
     >>> scores = RobustShrinkage().fit(rows).scores(rows)
@@ -113,21 +110,19 @@ class RobustShrinkage(Detector[RobustShrinkageState]):
 
     State = RobustShrinkageState
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "default": {},
         "port": PLAIN | {"location": "l1_medoid", "shrink_location": True, "factor": 2.198, "floor": 1e-10},
         "median": PLAIN | {"location": "coordinate_median"},
         "median_shrunk": PLAIN | {"location": "coordinate_median", "shrink_location": True},
         "l1_median": PLAIN,
         "l1_median_shrunk": PLAIN | {"shrink_location": True},
-        "default": {},
     }
     VARIANTS: ClassVar[tuple[dict[str, Any], ...]] = (
-        {},
+        *map(dict, PRESETS.values()),
         {"scaling": "adjusted"},
         {"location": "coordinate_median", "reweight": False},
         {"intensity": "bootstrap", "reweight": False},
         {"scaling": "raw", "intensity": "none", "reweight": False, "calibrate": True},
-        dict(PRESETS["port"]),
-        dict(PRESETS["l1_median_shrunk"]),
     )
     ATTRIBUTION = "additive"
     _parameter_constraints: ClassVar[dict[str, Any]] = {
@@ -205,6 +200,10 @@ class RobustShrinkage(Detector[RobustShrinkageState]):
 
     def attribute(self, state: RobustShrinkageState, rows: Rows) -> Attributions:
         return state.norm.contributions(rows)
+
+    def component_attributions(self, X: ArrayLike) -> Attributions:
+        """Share (n, d) of each principal component in the score of each row of ``X`` (n, d), as ``Gaussian`` gives it."""
+        return self._finite_shares(lambda state, rows: state.norm.component_contributions(rows), self._scorable(X))
 
     def chi_square_degrees(self, state: RobustShrinkageState) -> int | None:
         if self.scaling == "raw" and not (self.reweight or self.calibrate):

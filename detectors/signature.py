@@ -70,8 +70,9 @@ class Signature(Detector[SignatureState]):
     neighbours : int, default=1
         The distance to this many-th nearest path.
     rank_tolerance : float, default=1e-6
-        Share of the largest singular value below which a direction counts as never shown. The authors' code cuts at 1e-12,
-        not relative to anything; smaller shares make scores depend on rounding.
+        Share of the largest singular value below which a direction counts as never shown. The authors' code cuts at 1e-12, not
+        relative to anything: 1e-12 gives its scores where the default cuts directions, as it does in deep signatures of few channels.
+        Smaller shares make scores depend on rounding.
     contamination : float in (0, 0.5], default=0.1
         Share of the training rows that scikit-learn's ``predict`` calls outliers.
 

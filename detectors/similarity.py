@@ -19,7 +19,10 @@ array([0.864531])
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from math import isfinite
+from numbers import Real
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +33,38 @@ from detectors.arrays import Matrix, Rows, Scores, Vector
 JITTERS = (0.0, 1e-12, 1e-10, 1e-8, 1e-6)  # added to the diagonal, the first that lets it factor: what rounding may ask for
 SYMMETRIC = 1e-9  # largest difference between two entries that ought to be equal
 INVERTED_COLUMNS = 512  # at a time
+
+Thing = TypeVar("Thing")
+
+
+def between(things: Sequence[Thing], others: Sequence[Thing], function: Callable[[Thing, Thing], float]) -> Matrix:
+    """Distance or similarity (m, n) by ``function`` of each of m ``things`` to each of n ``others``.
+
+    Where both are the same object the function is taken to be symmetric and called once for each pair.
+    Raises ValueError, naming the pair, where it returns something else than a finite number.
+
+    >>> def letters(left, right):  # how many only one of the two words has
+    ...     return len(set(left) ^ set(right))
+    >>> words = ["cat", "cart", "dogs"]
+    >>> between(words, words, letters)
+    array([[0., 1., 7.],
+           [1., 0., 8.],
+           [7., 8., 0.]])
+    >>> unexplained(np.exp(-between(words, words, letters)), np.exp(-between(["cab"], words, letters))).round(6)
+    array([0.981684])
+    """
+    found = np.empty((len(things), len(others)))
+    for i, thing in enumerate(things):
+        for j, other in enumerate(others):
+            found[i, j] = found[j, i] if others is things and j < i else _number(function(thing, other), i, j)
+    return found
+
+
+def _number(value: Any, i: int, j: int) -> float:
+    """``value`` of the pair (i, j) as a finite number."""
+    if not isinstance(value, Real) or not isfinite(value):
+        raise ValueError(f"the function returned {value!r} of things {i} and {j}: it must return a finite number")
+    return float(value)
 
 
 def weighting(similarity: Matrix) -> Vector:

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from scipy.spatial.distance import cdist
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from detectors import given, similarity, sparse_precision
+from detectors import given, metrics, similarity, sparse_precision
 from detectors.arrays import Rows, Scores, Vector
 from detectors.base import Detector
 from detectors.boundary import CHECKED_ROWS, WeightingState, check_factor, check_points, distances_to, parts, searched
@@ -23,18 +23,6 @@ MAGNITUDE_SCALES = np.linspace(0.1, 10, 30)  # searched for a target magnitude, 
 TIE_SHARE = 1e-12  # of its leave-one-out value that a row equal to a fitted one scores
 CONSTANT_SHARE = 1e-14  # of its mean that the standard deviation of a column is taken to be rounding
 FARTHEST = 1e15  # standard deviations, beyond which a coordinate is cut so that its square stays in range
-METRICS = {
-    "braycurtis",
-    "canberra",
-    "chebyshev",
-    "cityblock",
-    "correlation",
-    "cosine",
-    "euclidean",
-    "hamming",
-    "jensenshannon",
-    "sqeuclidean",
-}
 
 
 class Weighting(Detector[WeightingState]):
@@ -63,12 +51,14 @@ class Weighting(Detector[WeightingState]):
     standardize : bool, default=True
         Columns to mean 0 and standard deviation 1 first. A column that never varied keeps its unit.
     metric : str, default="euclidean"
-        Or another distance of ``scipy.spatial.distance.cdist``; or "precomputed": ``fit`` then takes the distances (n, n) among n things
-        of any kind, ``scores`` those (m, n) of m others to all of them; or "similarity": the same with similarities from 0 to 1 that are
-        used as they are, without t. A matrix of similarities that is not positive definite is refused.
+        Or another distance of ``scipy.spatial.distance.cdist``, see ``metrics``: rows to which it does not apply raise ValueError. Or
+        "precomputed": ``fit`` then takes the distances (n, n) among n things of any kind, ``scores`` those (m, n) of m others to all of
+        them. Or "similarity": the same with similarities from 0 to 1 that are used as they are, without t. ``similarity.between`` makes
+        either matrix from a function. One that is not positive definite is refused.
     exact_rows : int, default=4000
-        Up to this many distinct rows, at most 20 000, Z is factored: :math:`8 m^2` bytes in the state (3.2 GB for 20 000 rows) and twice
-        that in the fit. With more rows ``approximation`` is used, which metrics other than the Euclidean do not have: ValueError.
+        Up to this many distinct rows, at most 20 000, Z is factored: :math:`8 m^2` bytes in the state (3.2 GB for 20 000 rows) and less
+        than 2.5 times that in the fit. With more rows ``approximation`` is used, which metrics other than the Euclidean do not have:
+        ValueError.
     approximation : {"local", "global_weights", "subset"}, default="local"
         s, r and w from the ``neighbours`` nearest points alone; or s as there and r by the weights of all points, which conjugate gradients
         find, for up to 200 000 points; or the exact form on ``exact_rows`` points, each the farthest from those taken before. Local w is
@@ -111,6 +101,7 @@ class Weighting(Detector[WeightingState]):
         {"exact_rows": 8, "neighbours": 5},
         {"exact_rows": 8, "neighbours": 5, "indexed_rows": 10},
         {"exact_rows": 8, "approximation": "subset"},
+        {"precision": "float32"},
         {"standardize": False},
         {"metric": "cityblock"},
     )
@@ -119,7 +110,7 @@ class Weighting(Detector[WeightingState]):
         "scale": [StrOptions({"median", "fixed", "magnitude"})],
         "scale_value": [Interval(Real, 0, None, closed="neither")],
         "standardize": ["boolean"],
-        "metric": [StrOptions({*METRICS, *given.FORMS})],
+        "metric": [StrOptions({*metrics.DEFINED, *metrics.NEEDS, *given.FORMS})],
         "exact_rows": [Interval(Integral, 1, 20_000, closed="both")],
         "approximation": [StrOptions({"local", "global_weights", "subset"})],
         "neighbours": [Interval(Integral, 1, None, closed="left")],
@@ -188,7 +179,7 @@ class Weighting(Detector[WeightingState]):
             distances, points = given.among(rows, self.metric), np.arange(len(rows), dtype=float)[:, None]
         else:
             points = (rows - centre) / spread
-            distances = cdist(points, points, self.metric)
+            distances = metrics.distances(points, points, self.metric)
         typical = middle(distances)
         radius = MERGED_SHARE * (typical or 1.0)
         kept, repeated = apart(distances, radius)

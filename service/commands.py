@@ -77,7 +77,7 @@ def score(
             number = routes(opened, [name])[name].number(name, wanted)
             loaded = load(opened, settings, name, number)
         names = loaded.fitted.feature_names
-        found = sources.aligned(sources.read(data, columns=names), names)
+        found = sources.aligned(sources.read(data, features=names), names)
         verdicts = engine.score(loaded.fitted, found.batch, **asked(options), max_pixels=settings.max_pixels)
         content = answer(loaded, verdicts, options)
         if output:

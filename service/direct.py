@@ -13,7 +13,7 @@ from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 Answer = Callable[[Request, Any], Awaitable[Response]]
-MOST_PATHS = 1024  # remembered by each route
+MOST_PATHS, LONGEST_PATH = 1024, 512  # paths remembered by each route, and characters of one
 
 
 class DirectRoute(Route):
@@ -34,7 +34,8 @@ class DirectRoute(Route):
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         if scope["type"] != "http" or scope["method"] != "POST":
             return Match.NONE, {}
-        given = self._found(scope["path"].removeprefix(scope.get("root_path", "")))
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        given = self._found(path) if len(path) <= LONGEST_PATH else None
         if given is None or self._read(scope["query_string"]) is None:
             return Match.NONE, {}
         return Match.FULL, {"endpoint": self.endpoint, "path_params": {**scope.get("path_params", {}), **given}, "route": self}

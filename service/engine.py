@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from math import log, sqrt
 from typing import Any
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.stats import chi2
 
 from detectors import REGISTRY, AdditiveDetector, AlphaTooSmall, Detector, outliers
+from detectors.rows import counted_among
 from models import Extractor, Level
 from models.preprocessing import DEFAULT_MAX_PIXELS
 from service.errors import InvalidInput
@@ -196,11 +196,10 @@ def _judge(recipe: Recipe, detectors: list[Detector[Any]], features: Features, c
         judge = CrossJudge.fitted(detectors[0], features, classes, recipe.folds, recipe.seed)
     else:
         for detector in detectors:
-            try:
+            with counted_among(kept):
                 detector.fit(features[kept], classes[kept] if detector.LABELLED and classes is not None else None)
-            except ValueError as error:  # which counts rows among those that are learned
-                raise ValueError(re.sub(r"\brow (\d+)", lambda found: f"row {kept[int(found[1])]}", str(error), count=1)) from None
-        judge = JUDGES[recipe.method].calibrated(detectors, features[held_out], recipe.trim)
+        with counted_among(held_out):
+            judge = JUDGES[recipe.method].calibrated(detectors, features[held_out], recipe.trim)
     judge.judge(features[held_out[:1]], recipe.alpha)  # raises AlphaTooSmall
     return judge
 

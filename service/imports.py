@@ -13,9 +13,11 @@ def unswept() -> Iterator[None]:
 
     Nor does the collector ever look at it later: going through all that was imported would halt every request for a tenth of a second.
     """
+    swept = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         gc.freeze()
-        gc.enable()
+        if swept:
+            gc.enable()

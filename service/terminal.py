@@ -11,8 +11,9 @@ import orjson
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from service import errors
 
@@ -28,7 +29,7 @@ err = Console(stderr=True)
 
 @contextmanager
 def progress() -> Iterator[Shown]:
-    """A bar on a terminal; elsewhere a plain line for every tenth of a phase."""
+    """A bar on a terminal; elsewhere a plain line for every tenth of a phase, or for its beginning where the total is not known (0)."""
     if not err.is_terminal:
         shown: dict[str, int] = {}
 
@@ -36,20 +37,28 @@ def progress() -> Iterator[Shown]:
             tenth = 10 * done // max(total, 1)
             if shown.get(phase) != tenth:
                 shown[phase] = tenth
-                err.print(f"{phase}: {done} of {total}", highlight=False)
+                err.print(f"{phase}: {done} of {total or 'an unknown number'}", highlight=False)
 
         yield lines
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err) as bars:
         tasks: dict[str, Any] = {}
 
         def bar(phase: str, done: int, total: int) -> None:
             if phase not in tasks:
-                tasks[phase] = bars.add_task(phase, total=total)
-            bars.update(tasks[phase], completed=done)
+                tasks[phase] = bars.add_task(phase, total=None)
+            bars.update(tasks[phase], completed=done, total=total or None)
 
         yield bar
+
+
+class _Rate(ProgressColumn):
+    """Steps a second, as of late."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.0f}/s")
 
 
 def say(text: str) -> None:

@@ -6,8 +6,7 @@ import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-
+from benchmarks.pages import median_and_spread
 from benchmarks.serving_peers.servers import Sample
 
 OURS, TWO = "farfield", "farfield, two workers"
@@ -44,13 +43,6 @@ TARGETS = [
     *(Target(shape, (TWO, BINARY), (OURS, BINARY), 1.7) for shape in ("1 x 512", "32 x 512", "1024 x 512")),
     Target("1 JPEG", (OURS, "images"), (NETWORK, ""), 0.85, (64,)),
 ]
-
-
-def median_and_spread(values: list[float]) -> tuple[float, float]:
-    """The median, and half the range between quartiles in per cent of it."""
-    median = statistics.median(values)
-    half = np.subtract(*np.percentile(values, [75, 25])) / 2
-    return median, float(100 * half / median) if median else 0.0
 
 
 def ratios(ours: list[Sample], other: list[Sample]) -> list[float]:

@@ -9,13 +9,14 @@ const FEW = 8; // that nobody needs to search among
 export class Detectors {
   constructor() {
     this.shown = [];
-    this.starts = [""]; // where each page up to this one begins: behind that name
+    this.starts = [""]; // where each page up to the one looked up begins: behind that name
+    this.drawn = this.starts; // those of the page that is shown
     this.next = null;
     this.turn = 0;
     this.alarm = () => false;
     byId("search").addEventListener("input", () => this.go([""]));
-    byId("earlier").addEventListener("click", () => this.go(this.starts.slice(0, -1)));
-    byId("later").addEventListener("click", () => this.go([...this.starts, this.next]));
+    byId("earlier").addEventListener("click", () => this.leaf(this.drawn.slice(0, -1)));
+    byId("later").addEventListener("click", () => this.leaf([...this.drawn, this.next]));
   }
 
   /** Look up the page again; the last one before, where it is empty by now. Resolves to the detectors on it. */
@@ -25,10 +26,10 @@ export class Detectors {
     const { detectors, next } = await ask(`/v1/detectors?${query}`);
     if (turn !== this.turn) return this.shown; // another page is looked up by now
     if (!detectors.length && this.starts.length > 1) {
-      this.starts.pop();
+      this.starts = this.starts.slice(0, -1);
       return this.look();
     }
-    Object.assign(this, { shown: detectors, next });
+    Object.assign(this, { shown: detectors, drawn: this.starts, next });
     this.draw();
     return detectors;
   }
@@ -44,18 +45,23 @@ export class Detectors {
     this.draw();
   }
 
+  /** Go to the page before or after, unless another one is on its way: what comes after that is not known yet. */
+  leaf(starts) {
+    if (this.starts === this.drawn) this.go(starts);
+  }
+
   go(starts) {
     this.starts = starts;
     return this.look().catch(problems(() => {})); // that the service does not answer is told by its health
   }
 
   draw() {
-    const { shown, next, starts, wanted } = this;
-    const several = starts.length > 1 || next !== null;
-    const first = (starts.length - 1) * PAGE + 1;
+    const { shown, next, drawn, wanted } = this;
+    const several = drawn.length > 1 || next !== null;
+    const first = (drawn.length - 1) * PAGE + 1;
     byId("find").hidden = !several && !wanted && shown.length <= FEW;
     byId("pager").hidden = !several;
-    byId("earlier").disabled = starts.length === 1;
+    byId("earlier").disabled = drawn.length === 1;
     byId("later").disabled = next === null;
     byId("range").textContent = several ? `${whole(first)}–${whole(first + shown.length - 1)}` : "";
     byId("found").textContent = wanted && !shown.length ? "None has this in its name." : "";

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,7 +36,7 @@ from service.names import checked_alias, checked_name
 from service.problems import explained
 from service.publication import publish
 from service.settings import Settings
-from service.sources.files import SCHEME
+from service.sources.files import schemes
 from service.store import Store
 from service.terminal import err, progress, refusals, say
 
@@ -101,7 +100,7 @@ def fit(
         options = _config(config, {key: value for key, value in given.items() if value is not None})
         settings = settings_of(store=options.store, fit_memory=options.memory, cluster=options.cluster)
         places = [options.data] if isinstance(options.data, str) else options.data or []
-        task = task_of(options, settings, places, allow=_schemes(places), preprocessing=options.preprocessing)
+        task = task_of(options, settings, places, allow=schemes(places), preprocessing=options.preprocessing)
         for line in task.source.describe():
             err.print(escape(line), highlight=False, soft_wrap=True)
         if dry_run:
@@ -164,8 +163,3 @@ def _config(file: Path | None, given: dict[str, Any]) -> FitConfig:
 
 def _usage(option: str, text: str) -> typer.BadParameter:
     return typer.BadParameter(text, param_hint="NAME" if option == "name" else f"--{OPTIONS.get(option, option).replace('_', '-')}")
-
-
-def _schemes(places: Sequence[str]) -> list[str]:
-    """What the data of a command may be read from: the places that its user has named, and files of this machine."""
-    return ["file", *(match[1].lower() for place in places if (match := SCHEME.match(place)))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from service.engine import check_parameters, unfitted
 from service.errors import InvalidInput
@@ -17,6 +17,8 @@ from service.settings import MIB
 from service.sources import Losses
 
 LOOK_IMAGES = 64  # which one core sends through a large network in some seconds
+LOOK_SECONDS = 5.0  # after which no more chunks are looked at
+NOBODY = 2.0**-65  # a share of the rows under which no hash falls
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,22 +31,27 @@ class Look:
 
     @classmethod
     def at(cls, task: Task, plan: Plan | None) -> Look:
-        """A look at the first chunk. Raises InvalidInput where no row can be read."""
-        gathering = Gathering.begun(plan) if plan else None
-        rows = LOOK_IMAGES if task.source.layout.shape is None else chunk_rows(task.source)
+        """A look at about as many rows as a chunk has, from however many files. Raises InvalidInput where none can be read."""
+        learned = replace(plan, share=NOBODY) if plan else None  # what is said must not hang on the draw
+        gathering = Gathering.begun(learned) if learned else None
+        wanted = LOOK_IMAGES if task.source.layout.shape is None else chunk_rows(task.source)
+        losses = Losses("skip", task.losses.limit)
+        rows, seconds, start = 0, 0.0, time.perf_counter()
         with Extraction(task.extractor, task.max_pixels, 1) as extraction:
-            start = time.perf_counter()
-            chunk = next(iter(task.source.walk(rows=rows, losses=Losses("skip"))), None)
-            if chunk is None:
-                raise InvalidInput("no row can be read")
-            taken = extraction(chunk, Losses("skip"))
-            if gathering and plan:
-                gathering.take(Parted.of(*taken, plan))
-            return cls(len(chunk), time.perf_counter() - start, gathering)
+            for chunk in task.source.walk(rows=wanted, losses=losses):
+                kept, features = extraction(chunk, losses)
+                if gathering and learned:
+                    gathering.take(Parted.of(kept, features, learned))
+                rows, seconds = rows + len(kept), time.perf_counter() - start
+                if rows >= wanted or seconds > LOOK_SECONDS:
+                    break
+        if not rows:
+            raise InvalidInput("no row can be read")
+        return cls(rows, seconds, gathering)
 
 
 def forecast(task: Task) -> list[str]:
-    """Lines that tell it. Reads headers, one chunk, and where rows are not counted the beginning of one file; raises InvalidInput."""
+    """Lines that tell it. Reads headers, a look's rows, and where rows are not counted the beginning of one file; raises InvalidInput."""
     check(task.recipe, labelled=task.source.wanted.labels is not None)
     for kind in task.recipe.types:
         check_parameters(unfitted(task.recipe, kind, task.levels))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from detectors import REGISTRY, AdditiveDetector, AlphaTooSmall, rows_needed
 from detectors.labels import checked
+from detectors.rows import RowError
 from detectors.state import arrays_of, rebuilt
 from models import Extractor, Level
 from service.engine import Fitted, Sampled, unfitted, updatable
@@ -201,6 +202,8 @@ class Gathering:
             judge.judge(held["rows"][:1], recipe.alpha)
         except AlphaTooSmall as error:
             raise InvalidInput(f"{error}: give more rows, hold out a larger share, or accept a larger alpha", "#/alpha") from None
+        except RowError as error:  # whose number is one among rows in the order of their hashes
+            raise InvalidInput(f"the detector cannot be fitted: one of the rows {error.wrong}", "#/data") from None
         except ValueError as error:
             raise InvalidInput(f"the detector cannot be fitted: {error}", "#/data") from None
         golden = Golden.scored(judge, held["rows"], self._golden_inputs(), extractor)
@@ -271,8 +274,11 @@ def refused(chunk: Parted) -> Iterator[None]:
     """Turn what a detector refuses of the rows that are learned into InvalidInput that says where they are."""
     try:
         yield
+    except RowError as error:
+        place = int(np.flatnonzero(~chunk.held)[error.row])
+        raise InvalidInput(f"not to be learned: {chunk.chunk.where(place)} {error.wrong}", "#/data") from None
     except ValueError as error:
-        raise InvalidInput(f"not to be learned: {chunk.chunk.placed(str(error), np.flatnonzero(~chunk.held))}", "#/data") from None
+        raise InvalidInput(f"not to be learned: {chunk.chunk.placed(str(error))}", "#/data") from None
 
 
 def _smallest(inputs: dict[int, Any]) -> dict[int, Any]:

@@ -63,7 +63,7 @@ class Second:
 
 def chunk_rows(source: Source) -> int:
     """Rows in a chunk, on which the rounding of sums depends."""
-    return IMAGES if source.layout.shape is None else rows_of(source.layout.row_bytes, CHUNK_BYTES)
+    return IMAGES if source.layout.shape is None else rows_of(source.layout.feature_bytes, CHUNK_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,4 +132,4 @@ def _walk(chunks: Iterator[Parted], start: Position, total: int, progress: Progr
     for one in chunks:
         rows += len(one.chunk)
         yield one, Position(start.looking, one.chunk.part, one.chunk.end, rows)
-        progress(phase, rows, max(total, rows))
+        progress(phase, rows, max(total, rows) if total else 0)

@@ -148,6 +148,8 @@ def _fitted(
         task = task_of(options, settings, places, allow=allow)
         if places is not options.data:
             task = replace(task, cluster=None)  # an upload is fetched to this machine, where no other can read it
+        sys.stderr.write("".join(f"{line}\n" for line in task.source.describe()))  # the log of the job
+        sys.stderr.flush()
         checkpoints = Checkpoints(store.connection, name, task.identity(), settings.checkpoint_seconds)
         return *run.fit(task, checkpoints, progress), checkpoints
 

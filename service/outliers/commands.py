@@ -111,7 +111,7 @@ def calibrate(
 def _rows(data: Path, count: int, manifest: Manifest) -> NDArray[Any]:
     if manifest.extractor:
         raise errors.InvalidInput("rows of a detector with an extractor come from the feed alone: leave --data out")
-    found = sources.aligned(sources.read(data, columns=manifest.feature_names), manifest.feature_names).batch.rows
+    found = sources.aligned(sources.read(data, features=manifest.feature_names), manifest.feature_names).batch.rows
     if found is None or found.shape != (count, manifest.width):
         raise errors.InvalidInput(f"{data} must hold {count} rows of {manifest.width} numbers, one for each key")
     return finite_rows(found)

@@ -10,13 +10,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from service import errors
-from service.jobs.queue import KEPT_SECONDS, Jobs
+from service.jobs.queue import KEPT_SECONDS, Job, Jobs
 from service.manifest import Manifest
 from service.names import parsed_reference
 from service.retention import orphans
 from service.store import Store
 from service.uploads.parts import Uploads
-from service.versions import Reference, routes
+from service.versions import Routing, routes
 
 MOST_JOBS = 100_000  # that are looked at, the newest first
 
@@ -107,19 +107,21 @@ def _deleted(store: Store, item: Item, rules: Rules) -> bool:
 
 def _held(store: Store, name: str, rules: Rules) -> set[int]:
     """Versions at which an alias points, to which as many rollbacks as the rules say could lead, or of which a job is to make another."""
-    aliases = store.aliases(name)
-    earlier = [entry["version"] for alias in aliases for entry in store.history(name, alias)[: rules.rollbacks]]
-    return {*aliases.values(), *earlier, *(number for detector, number in _begun_with(store) if detector == name)}
+    updates = [job for job in Jobs(store.connection).unfinished() if "merge" in job.spec]
+    routing = routes(store, [name])[name]
+    earlier = {entry["version"] for alias in routing.aliases for entry in store.history(name, alias)[: rules.rollbacks]}
+    return {*routing.aliases.values(), *earlier, *_begun_with(updates, name, routing)}
 
 
-def _begun_with(store: Store) -> Iterator[tuple[str, Reference]]:
-    """Names and numbers of the versions that updates which wait or run start from or merge."""
-    for job in Jobs(store.connection).unfinished():
-        if "merge" not in job.spec:
-            continue
-        with suppress(errors.NotFound):
-            yield job.detector, routes(store, [job.detector])[job.detector].number(job.detector, job.spec["version"])
-        yield from map(parsed_reference, job.spec["merge"])
+def _begun_with(updates: Iterable[Job], name: str, routing: Routing) -> Iterator[int]:
+    """Numbers of the versions of a detector that ``updates`` start from or merge."""
+    for job in updates:
+        if job.detector == name:
+            with suppress(errors.NotFound):
+                yield routing.number(name, job.spec["version"])
+        for other, number in map(parsed_reference, job.spec["merge"]):
+            if other == name and isinstance(number, int):
+                yield number
 
 
 def _jobs(store: Store, rules: Rules, now: datetime) -> Iterator[Item]:

@@ -19,8 +19,10 @@ import fsspec
 from service.errors import InvalidInput
 
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-USER = re.compile(rf"({SCHEME.pattern})[^/@\s]*@")
-QUERY = re.compile(r"(https?://[^\s?'\"]*)\?[^\s'\"]*", re.IGNORECASE)
+HOST = re.compile(r"(\[[^\]@]*\]|[^@:/?#\[]*)(:\d*)?([/?#]|\Z)")
+USER = re.compile(r"://\S*@")
+QUERY = re.compile(r"(https?://[^\s?]*)\?\S*", re.IGNORECASE)
+WEB = re.compile(r"https?://", re.IGNORECASE)
 WILD = re.compile(r"[*?\[]")
 MARKS = ("ETag", "etag", "md5Hash", "Content-MD5", "checksum", "LastModified", "Last-Modified", "mtime", "created")
 LOCAL = ("file",)
@@ -42,7 +44,12 @@ class File:
     @property
     def shown(self) -> str:
         """The URL for people."""
-        return shown(self.url)
+        return shown_url(self.url)
+
+    @property
+    def key(self) -> str:
+        """The name, without the query of a web address: that may let others in, and be another one next time."""
+        return self.name.partition("?")[0] if WEB.match(self.url) else self.name
 
     @property
     def suffix(self) -> str:
@@ -67,13 +74,30 @@ def suffix(url: str) -> str:
     return posixpath.splitext(stem)[1] + last if last == ".gz" else last
 
 
-def shown(text: str) -> str:
-    """A path, a URL or a text with URLs for people: without user, password and the query of web addresses, which may let others in.
+def shown_url(url: str) -> str:
+    """A path or URL for people: without user, password and the query of a web address, which may let others in.
 
-    >>> shown("https://me:secret@host/rows.npy?signature=1234"), shown("s3://bucket/rows-?.npy")
-    ('https://host/rows.npy', 's3://bucket/rows-?.npy')
+    Where more than a host and a port stands before the path, all up to the last ``@`` is taken for a user and a password.
+
+    >>> shown_url("https://me:se/c@ret@host/rows.npy?signature=1234"), shown_url("s3://bucket/a@b/rows-?.npy")
+    ('https://host/rows.npy', 's3://bucket/a@b/rows-?.npy')
     """
-    return QUERY.sub(r"\1", USER.sub(r"\1", text))
+    scheme = SCHEME.match(url)
+    if not scheme:
+        return shown(url)
+    rest = url[scheme.end() :]
+    if not HOST.match(rest):
+        rest = rest.rpartition("@")[2]
+    return scheme[0] + (rest.partition("?")[0] if _is_web(url) else rest)
+
+
+def shown(text: str) -> str:
+    """A text with URLs for people, as ``shown_url`` has them; all up to white space is taken for part of a URL.
+
+    >>> shown("GET https://me:secret@host/rows.npy?signature=1234 failed")
+    'GET https://host/rows.npy failed'
+    """
+    return QUERY.sub(r"\1", USER.sub("://", text))
 
 
 def listed(urls: str | os.PathLike[str] | Sequence[str], allow: Sequence[str] = LOCAL) -> list[File]:
@@ -84,7 +108,7 @@ def listed(urls: str | os.PathLike[str] | Sequence[str], allow: Sequence[str] = 
     prefix ends; links among paths are followed first. Raises InvalidInput for what is not allowed or not there.
     """
     given = [os.fspath(urls)] if isinstance(urls, str | os.PathLike) else list(urls)
-    if not given:
+    if not given or not all(given):
         raise InvalidInput("no data are named: give a path or URL")
     files: list[File] = []
     for url in given:
@@ -99,12 +123,21 @@ def checked(url: str, allow: Sequence[str]) -> None:
     if scheme != "file":
         try:
             urlsplit(url)
-        except ValueError as error:
-            raise InvalidInput(f"{shown(url)} is no URL: {error}") from None
+        except ValueError:  # which may name the user and the password
+            raise InvalidInput(f"{shown_url(url)} is no URL: the host is none") from None
     if scheme not in allow and not any(_under(url, prefix) for prefix in allow):
-        raise InvalidInput(f"{shown(url)} is not read: neither the scheme {scheme!r} nor a prefix of it is in allow={list(allow)}")
+        raise InvalidInput(f"{shown_url(url)} is not read: neither the scheme {scheme!r} nor a prefix of it is in allow={list(allow)}")
     if scheme != "file" and ("::" in url or "@" in urlsplit(url).netloc or ".." in unquote(urlsplit(url).path).split("/")):
         raise InvalidInput(f"{scheme} URLs with '::', '..' or a user name in them are not read")
+
+
+def schemes(places: Iterable[str]) -> list[str]:
+    """What the data of a command may be read from: the schemes that its user has named, and files of this machine.
+
+    >>> schemes(["rows.npy", "S3://bucket/day-*.parquet"])
+    ['file', 's3']
+    """
+    return [*LOCAL, *(match[1].lower() for place in places if (match := SCHEME.match(place)))]
 
 
 def digest(files: Iterable[File], schema: str) -> str:
@@ -151,14 +184,14 @@ def _local(path: str, allow: Sequence[str]) -> Iterator[File]:
         found = sorted(name for name in glob.glob(path, recursive=True) if not Path(name).is_dir())  # noqa: PTH207  absolute too
         folder = _folder(path)
         if not found:
-            raise InvalidInput(f"no file is named like {path}")
+            raise InvalidInput(f"no file is named like {shown_url(path)}")
     for name in found:
         if "file" not in allow:
             checked(name, allow)  # a link may lead out of what is allowed
         try:
             about = Path(name).stat()
         except FileNotFoundError:
-            raise InvalidInput(f"{name} does not exist") from None
+            raise InvalidInput(f"{shown_url(name)} does not exist") from None
         yield File(name, os.path.relpath(name, folder or "."), about.st_size, str(about.st_mtime_ns))
 
 
@@ -179,7 +212,7 @@ def _system(url: str) -> tuple[Any, str]:
     except ImportError as error:
         raise InvalidInput(f"{_scheme(url)} URLs need a package that is not installed: {error}") from None
     except ValueError as error:
-        raise InvalidInput(f"{shown(url)} cannot be read: {error}") from None
+        raise InvalidInput(f"{shown_url(url)} cannot be read: {shown(str(error))}") from None
     return found
 
 
@@ -194,12 +227,12 @@ def _remote(url: str) -> list[File]:
         else:
             found = {path: system.info(path)}
     except FileNotFoundError as error:
-        raise InvalidInput(f"{shown(url)} {_missing(error.__cause__)}") from None
+        raise InvalidInput(f"{shown_url(url)} {_missing(error.__cause__)}") from None
     except Exception as error:  # noqa: BLE001  each file system has errors of its own
-        raise InvalidInput(shown(f"{url} cannot be listed: {type(error).__name__}: {error}")) from None
+        raise InvalidInput(f"{shown_url(url)} cannot be listed: {type(error).__name__}: {shown(str(error))}") from None
     files = [_listing(system, name, folder, about) for name, about in sorted(found.items()) if about["type"] == "file"]
     if not files:
-        raise InvalidInput(f"no file is named like {shown(url)}")
+        raise InvalidInput(f"no file is named like {shown_url(url)}")
     return files
 
 
@@ -213,12 +246,12 @@ def _missing(cause: BaseException | None) -> str:
     if status:
         return f"cannot be read: the server answers {status}"
     number = getattr(getattr(cause, "os_error", cause), "errno", None) or 0
-    return f"cannot be reached: {os.strerror(number) if number > 0 else cause or type(cause).__name__}"
+    return f"cannot be reached: {os.strerror(number) if number > 0 else shown(str(cause)) or type(cause).__name__}"
 
 
 def _listing(system: Any, path: str, folder: str, about: dict[str, Any]) -> File:
     url = str(system.unstrip_protocol(path))
     if about.get("size") is None or (_is_web(url) and not about["size"]):
-        raise InvalidInput(f"{shown(url)} tells no size, which is needed to read parts of it; redirects are not followed")
+        raise InvalidInput(f"{shown_url(url)} tells no size, which is needed to read parts of it; redirects are not followed")
     mark = next((str(about[mark]) for mark in MARKS if about.get(mark)), "")
     return File(url, path.removeprefix(folder).lstrip("/"), int(about["size"]), mark)

@@ -30,13 +30,13 @@ def scan_images(files: Sequence[File], wanted: Wanted, _losses: Losses) -> Layou
     """Files in the order given, in parts of IMAGES_PER_PART."""
     _refuse_columns(files[0], wanted)
     starts = range(0, len(files), IMAGES_PER_PART)
-    return Layout(tuple(Part(f"images from {files[i].name}", 0, 0, i, min(IMAGES_PER_PART, len(files) - i)) for i in starts))
+    return Layout(tuple(Part(f"images from {files[i].key}", 0, 0, i, min(IMAGES_PER_PART, len(files) - i)) for i in starts))
 
 
 def read_images(stretch: Stretch) -> Iterator[Chunk]:
     """Chunks of the bytes of files, whose names are the keys."""
     first, count = stretch.part.first, stretch.part.rows or 0
-    return _chunks(stretch, ((file.name, _content(file), None) for file in stretch.files[first + stretch.start : first + count]))
+    return _chunks(stretch, ((file.key, _content(file), None) for file in stretch.files[first + stretch.start : first + count]))
 
 
 def scan_shards(files: Sequence[File], wanted: Wanted, _losses: Losses) -> Layout:

@@ -32,8 +32,8 @@ UNREADABLE = (
 class Loss:
     """A file, part or image that was left out, and why."""
 
-    name: str
-    reason: str
+    name: str  # of a file its URL, with what may let others in: not for people
+    reason: str  # for people
 
 
 @dataclass(slots=True)
@@ -41,8 +41,8 @@ class Losses:
     """The policy for damaged data, and the list of what it left out.
 
     Under ``on_error="fail"`` the first loss is raised as the InvalidInput that it is. Under ``"skip"``
-    up to ``limit`` are left out; one more raises InvalidInput with the number and the latest reason. What has one name is lost
-    once: a fit that goes on from a checkpoint meets again what had been read ahead of it.
+    up to ``limit`` are left out; one more raises InvalidInput with the number and the latest reason. What is lost for
+    the same reason again counts once: a fit that goes on from a checkpoint meets again what had been read ahead of it.
 
     >>> losses = Losses("skip", limit=1)
     >>> losses.add("a.png", InvalidInput("a.png is empty"))
@@ -63,11 +63,12 @@ class Losses:
     def add(self, name: str, error: InvalidInput) -> None:
         if self.on_error == "fail":
             raise error
-        if any(loss.name == name for loss in self.lost):
+        loss = Loss(name, str(error))
+        if loss in self.lost:
             return
         if len(self.lost) >= self.limit:
             raise InvalidInput(f"more than limit={self.limit} pieces of the data cannot be read; the latest: {error}") from error
-        self.lost.append(Loss(name, str(error)))
+        self.lost.append(loss)
 
 
 @contextmanager

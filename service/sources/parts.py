@@ -30,6 +30,7 @@ class Wanted:
     columns: tuple[str, ...] | None = None
     labels: str | None = None
     key: str | None = None
+    features: tuple[str, ...] | None = None  # of a version, where the columns that hold them are asked for; of tables alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +78,15 @@ class Chunk:
             return f"row {self.first + place} of {self.file}"
         return f"{self.keys[place]} in {self.file}" if self.file else str(self.keys[place])
 
-    def placed(self, refusal: str, places: NDArray[np.intp] | None = None) -> str:
-        """What is said against the rows at ``places``, or all rows of the chunk, with the place of the row that it names, or of all.
+    def placed(self, refusal: str) -> str:
+        """What is said against a row of the chunk, or against all of them, with the place of that row, or of all.
 
         >>> chunk = Chunk(0, 8, 12, np.arange(4), np.ones((4, 1)), file="b.npy", first=8)
-        >>> chunk.placed("row 1 is too long", np.array([0, 3])), chunk.placed("they are odd")
-        ('row 11 of b.npy is too long', 'rows 8 to 11 of b.npy: they are odd')
+        >>> chunk.placed("row 1 is too long"), chunk.placed("they are odd")
+        ('row 9 of b.npy is too long', 'rows 8 to 11 of b.npy: they are odd')
         """
         if found := ROW.search(refusal):
-            place = int(found[1])
-            return refusal.replace(found[0], self.where(place if places is None else int(places[place])), 1)
+            return refusal.replace(found[0], self.where(int(found[1])), 1)
         if isinstance(self.keys, np.ndarray) or self.images is None:
             return f"rows {self.first} to {self.first + len(self) - 1} of {self.file}: {refusal}"
         return f"{self.keys[0]} to {self.where(len(self) - 1)}: {refusal}"
@@ -106,6 +106,11 @@ class Layout:
     def row_bytes(self) -> int:
         """Bytes of a row of numbers."""
         return size_of(self.shape, np.dtype(self.dtype)) if self.shape is not None else 0
+
+    @property
+    def feature_bytes(self) -> int:
+        """Bytes of a row of numbers as it is learned: in single precision if it came so, else in double."""
+        return size_of(self.shape, np.dtype("f4" if self.dtype == "float32" else "f8")) if self.shape is not None else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +183,7 @@ def one_layout(files: Sequence[File], head: Callable[[File, int], Layout], losse
             _agree(file.shown, found, *model)
             parts.extend(found.parts)
         except InvalidInput as error:
-            losses.add(file.shown, error)
+            losses.add(file.url, error)
     layout = model[1] if model else empty or Layout(())
     return replace(layout, parts=tuple(parts))
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from service.errors import InvalidInput
 from service.sources import arrays, images, tables, zarr_arrays
 from service.sources.ahead import ahead
-from service.sources.files import LOCAL, File, digest, listed
+from service.sources.files import LOCAL, File, digest, listed, shown_url
 from service.sources.losses import Loss, Losses, reading
 from service.sources.parts import Chunk, Layout, Part, Stretch, Wanted, rows_of
 
@@ -179,6 +179,7 @@ def open_source(
     urls: str | os.PathLike[str] | Sequence[str],
     *,
     columns: Sequence[str] | None = None,
+    features: Sequence[str] | None = None,
     labels: str | None = None,
     key: str | None = None,
     allow: Sequence[str] = LOCAL,
@@ -186,10 +187,11 @@ def open_source(
 ) -> Source:
     """The source of a path, URL, glob or folder, or of several: ``.npy``, ``.npz``, Parquet, Arrow, CSV, Zarr, images, shards.
 
-    ``columns`` selects columns of tables, in this order. ``labels`` is a column, or an array of an ``.npz`` or Zarr
-    group, or an ``.npy`` file with one for each row, or in shards ``cls`` or an entry of each ``.json``. ``key`` is a
-    column of integers or strings that tells rows apart; without it images have their names and rows their number in
-    the file plus 2^40 for each file before it. ``allow``: see ``files.listed``. Files that cannot be described go to
+    ``columns`` selects columns of tables, in this order. ``features`` are the names of a version's features: of
+    tables the columns that hold them are read, other forms as they are. ``labels`` is a column, or an array of an ``.npz``
+    or Zarr group, or an ``.npy`` file with one for each row, or in shards ``cls`` or an entry of each ``.json``. ``key`` is
+    a column of integers or strings that tells rows apart; without it images have their names and rows their number in the
+    file plus 2^40 for each file before it. ``allow``: see ``files.listed``. Files that cannot be described go to
     ``losses``, which by default refuses the first one; a folder of both images and other data is refused.
 
     Reads headers, footers, listings, the first block of a CSV and one record batch of an Arrow file with lists; no
@@ -199,7 +201,7 @@ def open_source(
     before = len(losses.lost)
     files = listed(urls, allow)
     form, files = _form(files, [os.fspath(urls)] if isinstance(urls, str | os.PathLike) else list(urls))
-    wanted = Wanted(tuple(columns) if columns is not None else None, labels, key)
+    wanted = Wanted(tuple(columns or ()) or None, labels, key, tuple(features or ()) or None)
     layout = form.scan(files, wanted, losses)
     lost = tuple(losses.lost[before:])
     if not layout.parts:
@@ -237,19 +239,20 @@ def _form(files: list[File], given: list[str]) -> tuple[Form, list[File]]:
     of = {suffix: form for form in FORMS.values() for suffix in form.suffixes}
     named = [file for file in files if file.suffix in of]
     found = sorted({of[file.suffix].name for file in named})
+    places = ", ".join(map(shown_url, given))
     if not found:
         if len(files) == 1 and files[0].url == given[0]:
             kind = files[0].suffix or "none"
             raise InvalidInput(f"{files[0].shown}: files of type {kind!r} are not read, only {', '.join(sorted(of))}")
-        raise InvalidInput(f"{', '.join(given)} holds no images and no other data ({', '.join(sorted(of))})")
+        raise InvalidInput(f"{places} holds no images and no other data ({', '.join(sorted(of))})")
     if len(found) > 1:
-        raise InvalidInput(f"{', '.join(given)} holds data of more than one form: {', '.join(found)}")
+        raise InvalidInput(f"{places} holds data of more than one form: {', '.join(found)}")
     return FORMS[found[0]], named
 
 
 def _label_file(labels: str, files: Sequence[File], allow: Sequence[str]) -> File:
     if not labels.endswith(".npy"):
-        raise InvalidInput(f"{files[0].shown} holds no labels named {labels!r}, and that is no .npy file")
+        raise InvalidInput(f"{files[0].shown} holds no labels named {shown_url(labels)!r}, and that is no .npy file")
     return listed(labels, allow)[0]
 
 

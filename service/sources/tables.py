@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,6 +23,7 @@ from service.sources.parts import ROW_BYTES, Chunk, Layout, Part, Stretch, Wante
 
 STREAM_BYTES = 2**20  # of a Parquet column, or of a CSV, that is read at a time
 BATCHES_PER_CHUNK = 4  # of Parquet, which needs several times the memory of what it decodes at a time
+PLACE = re.compile(r"\[\d+\]\Z")  # in the name of a feature, after the column of lists that it is of
 Widths = Callable[[str], int | None]  # of the lists of a column, where known
 
 
@@ -144,22 +147,35 @@ def _is_number(text: str) -> bool:
 
 
 def _value_columns(file: File, schema: pa.Schema, wanted: Wanted) -> list[str]:
-    asked = [*(wanted.columns or ()), *([wanted.key] if wanted.key else [])]
-    missing = [name for name in asked if name not in schema.names]
+    columns, there = _columns(schema, wanted), set(schema.names)
+    missing = [name for name in [*columns, *([wanted.key] if wanted.key else [])] if name not in there]
     if missing:
         raise InvalidInput(f"{file.shown} lacks the columns {missing[:5]}; it has {schema.names[:5]}")
-    return [name for name in wanted.columns or schema.names if name not in (wanted.labels, wanted.key)]
+    return [name for name in columns if name not in (wanted.labels, wanted.key)]
 
 
 def _read_columns(schema: pa.Schema, wanted: Wanted) -> list[str]:
     """All columns that are asked for, those of labels and keys with them."""
     beside = [name for name in (wanted.labels, wanted.key) if name is not None and name in schema.names]
-    return [*(name for name in wanted.columns or schema.names if name not in beside), *beside]
+    return [*(name for name in _columns(schema, wanted) if name not in beside), *beside]
+
+
+def _columns(schema: pa.Schema, wanted: Wanted) -> Sequence[str]:
+    """Those that are asked for, all by default; for the features ``e[0]`` and ``e[1]`` the column of lists ``e``."""
+    if wanted.features is None:
+        return wanted.columns or schema.names
+    there = set(schema.names)
+
+    def column(feature: str) -> str:
+        lists = PLACE.sub("", feature)
+        return lists if feature not in there and lists in there else feature
+
+    return list(dict.fromkeys(map(column, wanted.features)))
 
 
 def _layout(file: File, schema: pa.Schema, wanted: Wanted, parts: list[Part], width: Widths) -> Layout:
     if len(set(schema.names)) < len(schema.names):
-        raise ValueError(f"two columns have the same name: {sorted(name for name in schema.names if schema.names.count(name) > 1)[:5]}")
+        raise ValueError(f"two columns have the same name: {_twice(schema.names)}")
     values = _value_columns(file, schema, wanted)
     if all(part.rows == 0 for part in parts):
         return Layout(tuple(parts), (len(values),), "float64", tuple(values))
@@ -169,19 +185,27 @@ def _layout(file: File, schema: pa.Schema, wanted: Wanted, parts: list[Part], wi
         kind = schema.field(name).type
         number = kind.value_type if _is_list(kind) else kind
         if not (pa.types.is_integer(number) or pa.types.is_floating(number) or (pa.types.is_boolean(number) and number is kind)):
-            raise InvalidInput(f"column {name!r} of {file.name} holds {kind}; numbers are needed")
+            raise InvalidInput(f"column {name!r} of {file.shown} holds {kind}; numbers are needed")
         single &= number in (pa.float32(), pa.float16())
         count = (kind.list_size if pa.types.is_fixed_size_list(kind) else width(name) or 0) if _is_list(kind) else 1
         if count * 8 > ROW_BYTES:
-            raise InvalidInput(f"column {name!r} of {file.name} has lists of {count} numbers; at most {ROW_BYTES // 8} are read")
+            raise InvalidInput(f"column {name!r} of {file.shown} has lists of {count} numbers; at most {ROW_BYTES // 8} are read")
         names.extend((f"{name}[{i}]" for i in range(count)) if _is_list(kind) else [name])
+    if len(set(names)) < len(names):
+        raise InvalidInput(f"a column of {file.shown} has the name of a number in a column of lists: {_twice(names)}")
+    if wanted.features and (more := set(names) - set(wanted.features)):
+        raise InvalidInput(f"{file.shown} holds {[name for name in names if name in more][:5]}, on which the detector was not fitted")
     if not names:
         raise InvalidInput(f"{file.shown} has no column of numbers besides {[n for n in (wanted.labels, wanted.key) if n]}")
     if wanted.key and not (_is_text(schema.field(wanted.key).type) or pa.types.is_integer(schema.field(wanted.key).type)):
         raise InvalidInput(
-            f"key column {wanted.key!r} of {file.name} holds {schema.field(wanted.key).type}; integers or strings are needed"
+            f"key column {wanted.key!r} of {file.shown} holds {schema.field(wanted.key).type}; integers or strings are needed"
         )
     return Layout(tuple(parts), (len(names),), "float32" if single else "float64", tuple(names), wanted.labels in schema.names)
+
+
+def _twice(names: Sequence[str]) -> list[str]:
+    return [name for name, count in Counter(names).items() if count > 1][:5]
 
 
 def _is_list(kind: pa.DataType) -> bool:
@@ -215,7 +239,7 @@ def _chunk(stretch: Stretch, table: pa.Table, start: int) -> Chunk:
     for name in table.column_names:
         if table[name].null_count:
             row = part.first + start + int(np.argmax(table[name].is_null().to_numpy()))
-            raise InvalidInput(f"column {name!r} of {file.name} has {table[name].null_count} empty cells, the first in row {row}")
+            raise InvalidInput(f"column {name!r} of {file.shown} has {table[name].null_count} empty cells, the first in row {row}")
     values = _value_columns(file, table.schema, wanted)
     rows = np.empty((table.num_rows, *(layout.shape or ())), layout.dtype)
     at = 0
@@ -225,14 +249,14 @@ def _chunk(stretch: Stretch, table: pa.Table, start: int) -> Chunk:
             block = _lists(column.combine_chunks(), name, file, part.first + start)
             width = block.shape[1]
             if at + width > rows.shape[1]:
-                raise InvalidInput(f"column {name!r} of {file.name} has lists of {width} numbers, more than in the first file")
+                raise InvalidInput(f"column {name!r} of {file.shown} has lists of {width} numbers, more than in the first file")
             rows[:, at : at + width] = block
             at += width
         else:
             rows[:, at] = column.to_numpy()
             at += 1
     if at != rows.shape[1]:
-        raise InvalidInput(f"{file.name} has {at} numbers in row {part.first + start}; {rows.shape[1]} were expected")
+        raise InvalidInput(f"{file.shown} has {at} numbers in row {part.first + start}; {rows.shape[1]} were expected")
     end = start + table.num_rows
     keys: Any = row_numbers(part, start, end)
     if wanted.key:
@@ -248,10 +272,10 @@ def _lists(column: Any, name: str, file: File, first: int) -> NDArray[Any]:
     odd = np.flatnonzero(lengths != lengths[0])
     if len(odd):
         raise InvalidInput(
-            f"column {name!r} of {file.name} has {lengths[odd[0]]} numbers in row {first + int(odd[0])} and {lengths[0]} in row {first}"
+            f"column {name!r} of {file.shown} has {lengths[odd[0]]} numbers in row {first + int(odd[0])} and {lengths[0]} in row {first}"
         )
     flat = array.flatten()
     if flat.null_count:
         row = first + int(np.argmax(flat.is_null().to_numpy(zero_copy_only=False))) // int(lengths[0])
-        raise InvalidInput(f"column {name!r} of {file.name} has {flat.null_count} empty cells in its lists, the first in row {row}")
+        raise InvalidInput(f"column {name!r} of {file.shown} has {flat.null_count} empty cells in its lists, the first in row {row}")
     return np.asarray(flat.to_numpy(zero_copy_only=False)).reshape(len(array), int(lengths[0]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,11 +14,10 @@ from numpy.typing import NDArray
 from service.errors import InvalidInput
 from service.features import Batch, EncodedImage, Progress
 from service.sources.arrays import labels_of, whole_npy
+from service.sources.files import LOCAL, shown
 from service.sources.losses import Losses
 from service.sources.parts import Chunk
 from service.sources.source import Source, open_source
-
-TABLE_SUFFIXES = {".parquet", ".arrow", ".feather", ".csv"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,30 +53,30 @@ class ImageFiles(Sequence[EncodedImage]):
         return (path.read_bytes() for path in self.paths)
 
 
-def read(path: Path, labels: str | None = None, *, columns: Sequence[str] | None = None) -> Data:
-    """All rows at ``path``, in any form that ``open_source`` takes; an ``.npy`` and image files stay where they are.
+def read(
+    place: str | os.PathLike[str], labels: str | None = None, *, features: Sequence[str] | None = None, allow: Sequence[str] = LOCAL
+) -> Data:
+    """All rows at ``place``, in any form that ``open_source`` takes; an ``.npy`` and image files of this machine stay where they are.
 
-    ``labels`` is the name of a column or array in the same file, taken out of the rows, or another
-    ``.npy`` file. ``columns`` are those to read of a table; other forms are read whole. Raises InvalidInput, naming the file
-    and what is wrong with it.
+    ``labels`` is the name of a column or array in the same file, taken out of the rows, or another ``.npy`` file.
+    ``features`` and ``allow``: see ``open_source``. Raises InvalidInput, naming the file and what is wrong with it.
     """
-    named = columns if TABLE_SUFFIXES & set(path.suffixes) else None
-    source = open_source(path, labels=labels, columns=named)
+    source = open_source(place, labels=labels, features=features, allow=allow)
     if source.rows == 0:
-        raise InvalidInput(f"{path} holds no rows")
+        raise InvalidInput(f"{shown(os.fspath(place))} holds no rows")
     names = list(source.layout.names) if source.layout.names else None
-    if source.form == "images":
+    if source.form == "images" and source.files[0].local:
         labels_beside = labels_of(source.label_file) if source.label_file else None
         files = ImageFiles([Path(file.url) for file in source.files])
-        return Data(Batch(images=files), path.name, keys=[file.name for file in source.files], labels=labels_beside)
+        return Data(Batch(images=files), source.name, keys=[file.name for file in source.files], labels=labels_beside)
     chunks = list(_chunks(source))
     if not chunks:
-        raise InvalidInput(f"{path} holds no rows")
+        raise InvalidInput(f"{shown(os.fspath(place))} holds no rows")
     found = len(labels_of(source.label_file)) if source.label_file else None
     if found not in (None, sum(map(len, chunks))):  # a form whose rows are not counted before
-        raise InvalidInput(f"there are {found} labels for the {sum(map(len, chunks))} rows of {path}")
+        raise InvalidInput(f"there are {found} labels for the {sum(map(len, chunks))} rows of {shown(os.fspath(place))}")
     taken = [chunk.labels for chunk in chunks if chunk.labels is not None]
-    return Data(_batch(chunks), path.name, names, _keys(chunks), np.concatenate(taken) if taken else None)
+    return Data(_batch(chunks), source.name, names, _keys(chunks), np.concatenate(taken) if taken else None)
 
 
 def whole(
@@ -113,7 +113,7 @@ def aligned(data: Data, names: list[str] | None) -> Data:
 
 
 def _chunks(source: Source) -> Iterator[Chunk]:
-    if source.form == "npy" and len(source.files) == 1:
+    if source.form == "npy" and len(source.files) == 1 and source.files[0].local:
         yield whole_npy(source.files[0], labels_of(source.label_file) if source.label_file else None)
         return
     for number in range(len(source.parts)):

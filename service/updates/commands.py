@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,7 +16,7 @@ from service.store import Store
 from service.terminal import err, out, print_json, progress, refusals, say
 
 if TYPE_CHECKING:
-    from service.sources import Data
+    from service.updates.successors import Reader
 
 
 def versions(
@@ -46,8 +43,8 @@ def versions(
 
 def update(
     reference: Annotated[str, typer.Argument(metavar="NAME[@ALIAS|:VERSION]", help="What to start from.")],
-    add: Annotated[Path | None, typer.Option("--add", help="Normal rows to learn, in any form that --data takes.")] = None,
-    forget: Annotated[Path | None, typer.Option("--forget", help="Rows to take out again, each as it was given.")] = None,
+    add: Annotated[str | None, typer.Option("--add", help="Normal rows to learn: what --data of a fit may be, a URL too.")] = None,
+    forget: Annotated[str | None, typer.Option("--forget", help="Rows to take out again, each as it was given.")] = None,
     merge: Annotated[
         list[str] | None, typer.Option("--merge", metavar="NAME:VERSION", help="A version of which to add the rows; repeatable.")
     ] = None,
@@ -78,10 +75,11 @@ def update(
             raise errors.Conflict(f"version {result['version']} is there, but {result['alias_refused']}")
 
 
-def _reader(path: Path | None, classes: str | None) -> Callable[[], Data] | None:
-    from service import sources
+def _reader(place: str | None, classes: str | None) -> Reader | None:
+    from service.sources import read
+    from service.sources.files import schemes
 
-    return partial(sources.read, path, classes) if path else None
+    return None if place is None else lambda names: read(place, classes, features=names, allow=schemes([place]))
 
 
 def _list(store: Store, name: str, as_json: bool) -> None:

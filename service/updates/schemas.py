@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, TypeVar
 
@@ -19,7 +19,7 @@ from service.scoring import codecs
 from service.settings import Settings
 from service.sources import Data, Losses, open_source, whole
 from service.store import Store
-from service.updates.successors import Order
+from service.updates.successors import Order, Reader
 from service.uploads import data_sets
 
 KIND = "update"
@@ -139,15 +139,16 @@ def order(
     store: Store | None = None,
 ) -> Order:
     """The order that a job stands for; ``rows`` gives those of the request as an .npy file, and ``store`` has uploads."""
-    readers: dict[str, Callable[[], Data] | None] = {}
-    for part in ("add", "forget"):
-        place = getattr(job, part)
-        start = 0 if part == "add" else job.inline.get("add", 0)
-        if place and place.data is None:
-            readers[part] = partial(_uploaded, place, rows, start, start + job.inline.get(part, 0))
-        else:
-            readers[part] = partial(_at, part, partial(_read, place, settings, progress, store)) if place else None
-    return Order(job.version, readers["forget"], tuple(job.merge), job.half_life, readers["add"], job.alias)
+
+    def reader(part: Literal["add", "forget"], start: int) -> Reader | None:
+        place: RowsOptions | None = getattr(job, part)
+        if place is None:
+            return None
+        if place.data is None:
+            return lambda names: _sent(place, rows, start, start + job.inline.get(part, 0))
+        return lambda names: _at(part, lambda: _read(place, names, settings, progress, store))
+
+    return Order(job.version, reader("forget", job.inline.get("add", 0)), tuple(job.merge), job.half_life, reader("add", 0), job.alias)
 
 
 def _inline(place: RowsOptions, lists: Any, settings: Settings) -> NDArray[np.float64]:
@@ -165,18 +166,21 @@ def _check_place(place: RowsOptions, settings: Settings) -> None:
     check_data(FitOptions.model_validate(place.model_dump()), settings)
 
 
-def _uploaded(place: RowsOptions, rows: Callable[[], bytes], start: int, end: int) -> Data:
+def _sent(place: RowsOptions, rows: Callable[[], bytes], start: int, end: int) -> Data:
     classes = None if place.classes is None else np.array(place.classes)
     return Data(Batch(rows=codecs.parse_npy(rows())[start:end]), "rows in a request", labels=classes)
 
 
-def _read(place: RowsOptions, settings: Settings, progress: Progress, store: Store | None) -> Data:
-    """The rows at a path or URL or of an upload, read whole, so far as this worker's own settings let them be read."""
+def _read(place: RowsOptions, names: Sequence[str] | None, settings: Settings, progress: Progress, store: Store | None) -> Data:
+    """The rows at a path or URL or of an upload, read whole, so far as this worker's own settings let them be read.
+
+    Of a table the columns are read that hold the features ``names``.
+    """
     _check_place(place, settings)
     assert store is not None  # noqa: S101
     labels = place.classes if isinstance(place.classes, str) else None
     with data_sets.readable(store, place.data or "", settings.data_roots) as (places, allow):
-        return whole(open_source(places, labels=labels, allow=allow), Losses(), progress)
+        return whole(open_source(places, features=names, labels=labels, allow=allow), Losses(), progress)
 
 
 def _at(part: str, check: Callable[[], T]) -> T:

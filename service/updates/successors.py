@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,6 +23,7 @@ from service.updates.updating import Change, updated
 from service.versions import Reference, routes
 
 T = TypeVar("T")
+Reader = Callable[[Sequence[str] | None], Data]  # of rows, given the names of the features of the version that they are for
 
 
 class Call(Protocol):
@@ -36,10 +37,10 @@ class Order:
     """An update as it is asked for; ``add`` and ``forget`` read the rows, when it is known that they are needed."""
 
     start: Reference = None
-    forget: Callable[[], Data] | None = None
+    forget: Reader | None = None
     merge: tuple[str, ...] = ()
     half_life: float | None = None
-    add: Callable[[], Data] | None = None
+    add: Reader | None = None
     alias: str | None = None
 
     def check(self) -> None:
@@ -122,7 +123,7 @@ def _published(
     asked(lambda: _check_lines(store, name, parent, order.merge))
     old = asked(lambda: alive(store, settings, name, parent))
     others = {reference: asked(partial(alive, store, settings, *_named(reference))) for reference in order.merge}
-    forget, add = order.forget() if order.forget else None, order.add() if order.add else None
+    forget, add = (read(old.feature_names) if read else None for read in (order.forget, order.add))
     change = Change(forget, others, order.half_life, add)
     fitted, record = updated(old, change, max_pixels=settings.max_pixels, progress=progress)
     source = asked(lambda: store.manifest(name, parent)).source

@@ -55,7 +55,7 @@ def test_parts_find_each_other() -> None:
     objects = call("helm", "template", "far", CHART, *VALUES["everything"])
     for part in ("service", "worker", "dask-scheduler", "dask-worker"):
         assert re.search(rf"matchLabels:\n(?:\s+.*\n){{0,2}}\s+app.kubernetes.io/component: {part}\n", objects), part
-    assert "tcp://far-farfield-dask:8786" in objects
+    assert re.search(r"name: FARFIELD_CLUSTER\n\s+value: tcp://far-farfield-dask:8786\n", objects)
 
 
 def test_webhooks_are_the_workers_alone() -> None:

@@ -151,6 +151,21 @@ def test_the_parts_of_the_worked_example(correlated):
     assert RobustShrinkage().fit(correlated).state_.kept == 449
 
 
+@pytest.mark.parametrize("level", [0, 0.15, 5])
+def test_the_shrunk_median_on_correlated_rows(level, correlated):
+    """The coordinate median goes toward equal columns by pi/2 of the normal variances over n and the squared gap, at most all the way."""
+    rows = correlated / (1, 2, 4) + (0, level, 2 * level)
+    median, n = np.median(rows, axis=0), len(rows)
+    variances = 2.198109338317732 * np.square(np.median(np.abs(rows - median), axis=0))
+    target = median.mean()
+    expected = np.clip(np.pi / 2 * variances.sum() / n / np.square(median - target).sum(), 0, 1)
+    state = RobustShrinkage.preset("median_shrunk").fit(rows).state_
+    assert 0 < expected < 1
+    assert state.location_intensity == pytest.approx(expected, rel=1e-12)
+    np.testing.assert_allclose(state.norm.mean, expected * target + (1 - expected) * median, rtol=1e-12)
+    np.testing.assert_allclose(RobustShrinkage.preset("median").fit(rows).state_.norm.mean, median, rtol=1e-12)
+
+
 def test_the_intensity_is_that_of_ledoit_and_wolf():
     """Where the comedian is put in place of the covariance and the mean of the median, nothing but Ledoit-Wolf is left."""
     rows = np.random.default_rng(0).normal(size=(200, 6)) @ np.diag([1, 2, 3, 1, 2, 3])
@@ -245,6 +260,21 @@ def test_the_error_of_a_comedian_of_drawn_rows_is_as_stated(drawn, correlation, 
     error = np.sqrt(np.square(gaps).mean(axis=0) * drawn)
     assert error[~diagonal].mean() == pytest.approx(factor, rel=0.15)
     assert error[diagonal].mean() == pytest.approx(2.33, rel=0.15)
+
+
+@pytest.mark.parametrize("preset", ["default", "port", "median"])
+def test_shares_of_principal_components(preset, correlated):
+    """They are never negative and add up to the score; of a row along the last component that one has nearly all."""
+    constant = np.hstack([correlated, np.ones((500, 1))])
+    for rows in (correlated, constant, correlated * [1e-60, 1, 1e60]):
+        detector = RobustShrinkage.preset(preset).fit(rows)
+        shares = detector.component_attributions(rows)
+        assert (shares >= 0).all()
+        np.testing.assert_allclose(shares.sum(axis=1), detector.scores(rows), rtol=1e-6)
+    norm = RobustShrinkage.preset(preset).fit(correlated).state_.norm
+    variances, directions = np.linalg.eigh(np.linalg.inv(norm.whiten @ norm.whiten.T))
+    planted = norm.mean + 7 * np.sqrt(variances[0]) * directions[:, :1].T
+    np.testing.assert_allclose(RobustShrinkage.preset(preset).fit(correlated).component_attributions(planted), [[0, 0, 49]], atol=1e-9)
 
 
 def test_drawn_rows_depend_on_the_seed_alone(correlated):

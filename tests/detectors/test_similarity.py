@@ -1,10 +1,12 @@
 """Weightings of things of any kind, against closed forms and explicit inverses."""
 
+import re
+
 import numpy as np
 import pytest
 
-from detectors import similarity, subsets
-from detectors.similarity import factored, left_out, magnitude, unexplained, weighting
+from detectors import Weighting, similarity, subsets
+from detectors.similarity import between, factored, left_out, magnitude, unexplained, weighting
 
 
 def alike(n, t=1.0):
@@ -38,11 +40,37 @@ def test_complete_graph_and_cycle():
 def test_strings_by_edit_distance():
     """A word between two that are known is better explained than one far from all."""
     words, new = ["house", "mouse", "horse", "cat", "cart"], ["house", "hose", "xylophone"]
-    among = np.exp(-np.array([[edits(a, b) for b in words] for a in words], float))
-    shares = unexplained(among, np.exp(-np.array([[edits(a, b) for b in words] for a in new], float)))
+    among, to_known = between(words, words, edits), between(new, words, edits)
+    shares = unexplained(np.exp(-among), np.exp(-to_known))
+    detector = Weighting(metric="precomputed", scale="fixed", scale_value=1.0).fit(among)
+    np.testing.assert_allclose(detector.scores(to_known), shares, atol=1e-12)
     assert shares[0] == pytest.approx(0, abs=1e-12)
     assert 0.5 < shares[1] < 0.9
     assert shares[2] > 0.999
+
+
+def test_a_function_of_pairs():
+    """Its values stand at their pairs; among the same things it is called once a pair, and things of any kind are taken."""
+    called = []
+
+    def gap(left, right):
+        called.append((left, right))
+        return abs(len(left) - len(right))
+
+    words = ["a", "bcd", "efghij"]
+    np.testing.assert_array_equal(between(words, words, gap), [[0, 2, 5], [2, 0, 3], [5, 3, 0]])
+    assert len(called) == len(set(called)) == 6
+    called.clear()
+    np.testing.assert_array_equal(between(words, [{1, 2}], gap), [[1], [1], [4]])
+    assert len(called) == 3
+    assert between([], words, gap).shape == (0, 3)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, "near", None, 1j])
+def test_a_function_that_returns_no_number_is_refused(value):
+    """The error names the value and the pair."""
+    with pytest.raises(ValueError, match=rf"returned {re.escape(repr(value))} of things 1 and 2: it must return a finite number"):
+        between("abc", "abc", lambda left, right: value if (left, right) == ("b", "c") else 1.0)
 
 
 def test_factored_in_place_and_with_jitter():

@@ -1,11 +1,14 @@
 """The weighting detector against closed forms, refits by brute force, and its own approximations."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 from scipy.stats import spearmanr
 
-from detectors import Weighting, boundary, sparse_precision
+from detectors import Weighting, boundary, metrics, sparse_precision
+from detectors.rows import RowError
 from tests import naive
 
 PLAIN = {"scale": "fixed", "scale_value": 1.0, "standardize": False}
@@ -318,6 +321,78 @@ def test_another_metric_is_that_of_its_distances(metric):
     named = Weighting(metric=metric, **parameters).fit(rows).scores(queries)
     given = Weighting(metric="precomputed", **parameters).fit(cdist(rows, rows, metric)).scores(cdist(queries, rows, metric))
     np.testing.assert_allclose(named, given, rtol=1e-9)
+
+
+@pytest.mark.parametrize("metric", [*metrics.DEFINED, *metrics.NEEDS])
+def test_every_metric_has_finite_scores_or_refuses(metric):
+    """With warnings as errors: rows of any sign, of positive values, and these standardised, are scored or refused by a ValueError."""
+    rows, queries = np.random.default_rng(0).normal(size=(2, 60, 4))
+    for learned, asked in ((rows, queries), (np.exp(rows), np.exp(queries))):
+        for standardize in (True, False):
+            detector = Weighting(metric=metric, standardize=standardize)
+            if metric == "jensenshannon" and (standardize or learned is rows):
+                with pytest.raises(RowError, match="jensenshannon"):
+                    detector.fit(learned)
+                continue
+            scores = detector.fit(learned).scores(np.vstack([asked, learned[:5]]))
+            assert ((scores >= 0) & (scores <= 1)).all()
+            assert scores[-5:].max() < 1e-6 < np.median(scores[:-5])
+            assert np.isfinite(detector.attributions(asked)).all()
+
+
+@pytest.mark.parametrize(
+    ("metric", "bad", "needs"),
+    [
+        ("braycurtis", [-1.0, -2, -3], "no other row's negative"),
+        ("correlation", [0.7, 0.7, 0.7], "not all equal"),
+        ("cosine", [0.0, 0, 0], "not all 0"),
+        ("jensenshannon", [0.0, 0, 0], "at least 0"),
+        ("jensenshannon", [-0.1, 1.1, 0.5], "at least 0"),
+    ],
+)
+def test_a_row_without_a_distance_is_refused(metric, bad, needs):
+    """Learned or scored, it is named by its number, beyond the first block too, with what the metric needs and what to do."""
+    rows = np.exp(np.random.default_rng(1).normal(size=(1500, 3)))
+    rows[[5, 1299]] = 1, 2, 3
+    detector, spoilt = Weighting(metric=metric, standardize=False), rows.copy()
+    spoilt[1234] = bad
+    message = rf"row 1234 has no distance by metric='{metric}', which needs .*{needs}.*: leave the row out, .* standardize=False"
+    with pytest.raises(RowError, match=message.replace("1234", "34")):
+        detector.fit(spoilt[1200:1300])
+    with pytest.raises(RowError, match=message):
+        detector.fit(rows[:20]).scores(spoilt)
+
+
+@pytest.mark.parametrize("metric", metrics.DIRECTIONS)
+@pytest.mark.parametrize("size", [1e-250, 1e250])
+def test_the_length_of_a_row_is_not_seen_by_metrics_of_directions(metric, size):
+    """Rows whose squares float64 cannot hold score as the same rows of plain length do."""
+    rows, queries = np.exp(np.random.default_rng(3).normal(size=(2, 30, 5)))
+    detector = Weighting(metric=metric, standardize=False).fit(rows)
+    np.testing.assert_allclose(detector.scores(size * queries), detector.scores(queries), rtol=1e-6, atol=1e-9)
+
+
+def test_a_row_too_large_for_its_metric_is_refused():
+    """Values that leave the range of float64 when standardised have no finite sums; a plain length is only infinitely long."""
+    rows = 1e-20 * np.random.default_rng(2).normal(size=(20, 3))
+    with pytest.raises(RowError, match="row 1 has no distance by metric='canberra', which needs values whose sums float64 can hold"):
+        Weighting(metric="canberra").fit(rows).scores([rows[0], [1e300, 1, 1]])
+    assert Weighting(metric="cityblock").fit(rows).scores([[1e300, 1, 1]]) == 1
+
+
+def test_the_memory_of_a_fit_is_as_stated():
+    """A fit of m rows holds two and a half matrices of m by m at the most, and its state one."""
+    rows = np.random.default_rng(0).normal(size=(2500, 4))
+    tracemalloc.start()
+    try:
+        state = Weighting().fit(rows).state_
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    matrix = state.factor.nbytes
+    assert matrix == 8 * 2500**2
+    assert held < 1.1 * matrix
+    assert 1.5 * matrix < peak < 2.5 * matrix
 
 
 @pytest.mark.parametrize(

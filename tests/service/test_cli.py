@@ -7,9 +7,11 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import csv, parquet
+from rich.console import Console
 from typer.testing import CliRunner
 
+from service import terminal
 from service.cli import COMMANDS, app
 from service.store import Store
 from tests.service.served import NORMAL, rows
@@ -112,6 +116,20 @@ def test_fit_says_what_it_made(shell: Shell) -> None:
     assert re.fullmatch("fingerprint: [0-9a-f]{64}", fingerprint)
     assert progress == ["read: 0 of 200", "read: 200 of 200", "fit: 0 of 1", "fit: 1 of 1"]
     assert shell.json("detectors --json")[-1]["aliases"] == {"shadow": 1}
+
+
+def test_progress_on_a_terminal_has_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bar for each phase; one whose total is not known counts on without an end."""
+    shown = StringIO()
+    monkeypatch.setattr(terminal, "err", Console(file=shown, force_terminal=True, width=120, color_system=None))
+    with terminal.progress() as told:
+        for done in range(0, 5001, 1000):
+            told("read", done, 0)
+            told("publish", done, 10_000)
+            time.sleep(0.01)  # a rate needs some time to have passed
+    last = {line.split()[0]: line for line in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.getvalue()).splitlines() if line.strip()}
+    assert re.search(r" 5000/\? +[\d,]+/s \d:\d\d:\d\d *$", last["read"]), last
+    assert re.search(r" 5000/10000 +[\d,]+/s \d:\d\d:\d\d \d:\d\d:\d\d *$", last["publish"]), last
 
 
 def test_versions_tell_how_they_were_fitted(shell: Shell) -> None:

@@ -14,6 +14,7 @@ from service import engine
 from service.errors import InvalidInput, VersionRefused
 from service.features import PIXELS_AT_A_TIME, Batch, fingerprint
 from service.golden import GOLDEN_INPUTS, GOLDEN_ROWS
+from service.names import Method
 from service.recipe import Recipe, split
 from tests.service.served import NORMAL, fitted_images, pixels, rows
 
@@ -106,10 +107,12 @@ def test_the_first_value_that_is_not_finite_is_named(value: float) -> None:
         assert error.value.pointer == "#/rows/250/3"
 
 
-def test_a_row_that_cannot_be_learned_is_named() -> None:
-    """By its number among all rows, not among those that are learned."""
-    recipe, data = replace(RECIPE, parameters={"normalize": True}), rows(300)
-    place = split(len(data), recipe)[0][100]
+@pytest.mark.parametrize("method", ["split-conformal", "cross-conformal"])
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_row_that_cannot_be_fitted_is_named(method: Method, side: int) -> None:
+    """By its number among all rows, not among those that are learned, or held out, or in one fold."""
+    recipe, data = replace(RECIPE, parameters={"normalize": True}, method=method), rows(300)
+    place = split(len(data), RECIPE)[side][40]
     data[place] = 0
     with pytest.raises(InvalidInput, match=f"row {place} has length zero"):
         engine.fit(recipe, Batch(rows=data))

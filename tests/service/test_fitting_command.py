@@ -167,6 +167,22 @@ def test_a_dry_run_tells_the_way(shell: Shell) -> None:
     assert "dry" not in {found["name"] for found in shell.json("detectors --json")}
 
 
+def test_a_dry_run_looks_at_more_than_a_small_first_file(shell: Shell) -> None:
+    """At as many rows as a chunk has, past what is left out; and it tells of sums where all that it looks at would be held out."""
+    folder = shell.folder / "uneven"
+    folder.mkdir()
+    for number, part in enumerate(np.split(rows(COUNT, 3), [1, 2])):
+        np.save(folder / f"{number}.npy", part)
+    (folder / "0-broken.npy").write_bytes((folder / "0.npy").read_bytes()[:-8] + np.array(np.nan).tobytes())
+    look = "fit dry --data uneven --memory 1 --dry-run --on-error skip --param reduce=pca"
+    said = shell.quick(look)
+    assert "read in two passes of 4 parts" in said
+    assert said.endswith(f"by the first {COUNT} of them\n")
+    said = shell.quick("fit dry --data uneven/0.npy --cluster local:2 --calibrate 0.999 --param reduce=pca --dry-run")
+    assert "read in two passes of 1 parts" in said
+    assert "more than limit=0 pieces" in refused(shell, f"{look} --most-losses 0")
+
+
 def test_a_dry_run_guesses_rows_that_are_not_counted(shell: Shell) -> None:
     """By the size of the files, whether memory would hold them or not; it says so where it cannot."""
     (shell.folder / "rows.csv").write_bytes(b"a,b\n" + b"1.25,-3.5\n2.5,1\n" * 40_000)

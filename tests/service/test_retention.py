@@ -112,10 +112,10 @@ def test_what_a_job_starts_from_stays(any_server: Any, name: str) -> None:
             publish(store, other, note=str(number))
         jobs = Jobs(store.connection)
         running = jobs.submit("update", name, UpdateJob(version=2, merge=[f"{other}:3"]).model_dump())
-        fit = jobs.submit("fit", name, FitOptions(data="/data/rows.npy").model_dump())
         claimed = jobs.claim("worker", 60)
         assert claimed
         assert claimed.id == running.id
+        fit = jobs.submit("fit", name, FitOptions(data="/data/rows.npy").model_dump())
         plan = retention.plan(store, [name, other], AT_ONCE)
         assert [item.name for item in plan] == [*(f"{name}:{n}" for n in (1, 3, 4, 5)), *(f"{other}:{n}" for n in (1, 2, 4, 5))]
         waiting = jobs.submit("update", name, UpdateJob(version=5).model_dump())

@@ -22,7 +22,7 @@ from pyarrow import parquet
 
 from service import sources
 from service.errors import InvalidInput
-from service.sources import Chunk, Source, open_source
+from service.sources import Chunk, Losses, Source, open_source
 from service.sources import parts as bounds
 from tests.service.served import NORMAL
 from tests.service.source_data import LABELS, NAMES, ROWS, WRITERS, csv_bytes, images, labelled, lists, shard, table, tar_bytes
@@ -303,7 +303,7 @@ class Ranges(BaseHTTPRequestHandler):
         self.answer(body=True)
 
     def answer(self, *, body: bool) -> None:
-        path = self.folder / self.path.lstrip("/")
+        path = self.folder / self.path.partition("?")[0].lstrip("/")
         if self.path.startswith("/away"):
             self.send_response(302)
             self.send_header("Location", "/x.npy")
@@ -314,7 +314,7 @@ class Ranges(BaseHTTPRequestHandler):
             self.send_error(int(status[1]))
             return
         cut = self.path.startswith("/cut/")
-        path = self.folder / path.name.partition("?")[0] if cut else path
+        path = self.folder / path.name if cut else path
         if not path.is_file():
             self.send_error(404)
             return
@@ -401,11 +401,75 @@ def test_a_server_that_is_not_there_is_no_missing_file(host: str, says: str) -> 
     assert "secret" not in str(refused.value)
 
 
-def test_a_user_name_in_a_url_is_not_repeated() -> None:
-    """Where such URLs are refused."""
+def test_addresses_that_differ_in_their_query_are_lost_one_by_one(tmp_path: Path, web: str) -> None:
+    """Up to the limit, and nobody is told the query."""
+    (tmp_path / "x.npy").write_bytes(b"broken")
+    np.save(tmp_path / "y.npy", ROWS)
+    places = [f"{web}/y.npy", *(f"{web}/x.npy?secret={number}" for number in range(3))]
+    losses = Losses("skip", limit=3)
+    assert open_source(places, allow=(web,), losses=losses).rows == 100
+    assert [loss.reason.partition(" cannot be read")[0] for loss in losses.lost] == [f"{web}/x.npy"] * 3
+    assert "secret" not in str([loss.reason for loss in losses.lost])
+    with pytest.raises(InvalidInput, match="more than limit=2 pieces"):
+        open_source(places, allow=(web,), losses=Losses("skip", limit=2))
+
+
+SIGNED = "?signature=the'secret of/mine@secret"
+
+
+@pytest.mark.parametrize(
+    ("content", "asked", "says"),
+    [
+        ({"a": ["x"]}, {}, "column 'a' of {url} holds string; numbers are needed"),
+        ({"a": [1, None]}, {}, "column 'a' of {url} has 1 empty cells, the first in row 1"),
+        ({"a": [[1.0], [1.0, 2.0]]}, {}, "column 'a' of {url} has 2 numbers in row 1 and 1 in row 0"),
+        ({"a": [[1.0], [None]]}, {}, "column 'a' of {url} has 1 empty cells in its lists, the first in row 1"),
+        ({"a": [[1.0]], "b": [[1.0]]}, {"columns": ["c"]}, "{url} lacks the columns ['c']; it has ['a', 'b']"),
+        ({"a[0]": [1.0], "a": [[1.0]]}, {}, "a column of {url} has the name of a number in a column of lists: ['a[0]']"),
+        ({"a": [1.0], "b": [1.0]}, {"key": "b"}, "key column 'b' of {url} holds double; integers or strings are needed"),
+        ({"a": [1.0]}, {"labels": f"https://host/y.txt{SIGNED}"}, "{url} holds no labels named 'https://host/y.txt', and that is no .npy"),
+    ],
+)
+def test_a_signature_is_not_repeated(tmp_path: Path, web: str, content: dict[str, Any], asked: dict[str, Any], says: str) -> None:
+    """Whatever is wrong with the table that it lets read."""
+    parquet.write_table(pa.table(content), tmp_path / "x.parquet")
+    with pytest.raises(InvalidInput) as refused:
+        everything(open_source(f"{web}/x.parquet{SIGNED}", allow=(web,), **asked))
+    assert str(refused.value).startswith(says.format(url=f"{web}/x.parquet"))
+    assert "secret" not in str(refused.value)
+
+
+def test_signatures_of_several_places_are_not_repeated(tmp_path: Path, web: str) -> None:
+    """Where they hold no data, or data of two forms."""
+    for name in ("x.npy", "x.csv"):
+        WRITERS[name](tmp_path / name)
+    (tmp_path / "x.txt").write_text("text")
+    for names, says in ((("x.txt", "x.txt"), "no images and no other data"), (("x.npy", "x.csv"), "data of more than one form: csv, npy")):
+        with pytest.raises(InvalidInput) as refused:
+            open_source([f"{web}/{name}{SIGNED}" for name in names], allow=(web,))
+        assert str(refused.value).startswith(f"{web}/{names[0]}, {web}/{names[1]} holds {says}")
+        assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://me:secret@127.0.0.1/x.npy",
+        "http://me:the@secret@127.0.0.1/x.npy",
+        "http://me:the/secret@127.0.0.1/x.npy",
+        "http://me:the?secret@127.0.0.1/x.npy",
+        "http://me:the#secret@127.0.0.1/x.npy",
+        "http://me:secret@[127.0.0.1/x.npy",
+        "http://me:secret@127.0.0.1\N{FULLWIDTH SOLIDUS}/x.npy",
+        "http://127.0.0.1:99999/x.npy?secret",
+        "simplecache::http://127.0.0.1/x.npy?secret",
+    ],
+)
+def test_what_lets_others_in_is_not_repeated(url: str) -> None:
+    """Where such URLs are refused, whether they are well formed or not."""
     for allow in (("file",), ("http",)):
         with pytest.raises(InvalidInput) as refused:
-            open_source("http://me:secret@127.0.0.1/x.npy", allow=allow)
+            open_source(url, allow=allow)
         assert "secret" not in str(refused.value)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.request import Request, urlopen
@@ -9,9 +10,11 @@ from urllib.request import Request, urlopen
 import numpy as np
 import pytest
 from moto.server import ThreadedMotoServer
+from typer.testing import CliRunner
 
+from service.cli import app
 from service.errors import InvalidInput
-from service.sources import open_source
+from service.sources import open_source, read
 from tests.service.source_data import ROWS, WRITERS, images
 
 
@@ -57,3 +60,30 @@ def test_every_form_is_read_from_s3(bucket: str) -> None:
         open_source(f"{bucket}/nope.npy", allow=("s3",))
     with pytest.raises(InvalidInput, match="in allow="):
         open_source("s3://other/x.npy", allow=(f"{bucket}/",))
+
+
+def test_data_are_read_whole_from_s3(bucket: str, tmp_path: Path) -> None:
+    """Rows and images, which are files of this machine otherwise."""
+    np.testing.assert_array_equal(read(f"{bucket}/x.npy", allow=("s3",)).batch.rows, ROWS)  # type: ignore[arg-type]
+    found = read(f"{bucket}/images", allow=("s3",))
+    names = sorted(path.relative_to(tmp_path / "images").as_posix() for path in (tmp_path / "images").rglob("*.png"))
+    assert (found.keys, found.name) == (names, "000.png and 4 more")
+    assert list(found.batch.images or ()) == [(tmp_path / "images" / name).read_bytes() for name in names]
+
+
+def test_an_update_takes_urls(bucket: str, tmp_path: Path) -> None:
+    """As a fit does; what cannot be read is told with its URL."""
+    store = f"--store embedded:{tmp_path / 'store'}"
+
+    def typed(line: str, code: int = 0) -> str:
+        done = CliRunner().invoke(app, f"{line} {store}".split())
+        assert done.exit_code == code, done.output
+        return done.stderr if code else done.stdout
+
+    np.save(tmp_path / "other.npy", ROWS[::-1] * 1.5)
+    typed(f"fit pumps --data {tmp_path}/other.npy --alpha 0.1")
+    added = json.loads(typed(f"update pumps --add {bucket}/x.csv --json"))["update"]
+    assert (added["added"], added["added_calibration"]) == (80, 20)
+    forgotten = json.loads(typed(f"update pumps:2 --forget {bucket}/x.arrow --json"))["update"]
+    assert (forgotten["forgotten"], forgotten["forgotten_calibration"]) == (80, 20)
+    assert typed(f"update pumps --add {bucket}/nope.npy", code=1).endswith("s3://data/nope.npy does not exist\n")

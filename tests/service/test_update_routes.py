@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 from typing import Any
 
 import httpx2
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from service import engine
 from service.errors import InvalidInput
@@ -92,6 +94,21 @@ def test_rows_from_a_place_and_a_version_of_another_detector(place: Shop, pumps:
     result = done(place, pumps, body)["result"]
     assert result["n_fit"] == 240 + 160 + 80
     assert place.store.manifest(pumps, result["version"]).source.name == "rows.npy"
+
+
+def test_a_table_with_other_columns(place: Shop, name: str) -> None:
+    """Those that the version was fitted on are taken by their names, of rows to add and to forget; a key stays where it is."""
+    names = [f"x{i}" for i in range(4)]
+    data = fitted_rows()
+    publish_fitted(place.store, name, engine.fit(Recipe(alpha=0.1), Batch(rows=data), feature_names=names))
+    for file, some in (("add", NEW), ("forget", data[:30])):
+        columns = {names[i]: some[:, i] for i in (2, 0, 3, 1)}
+        parquet.write_table(pa.table({"id": [f"row {i}" for i in range(len(some))], **columns}), place.folder / f"{file}.parquet")
+    by_table = done(place, name, {part: {"data": str(place.folder / f"{part}.parquet")} for part in ("add", "forget")})
+    by_rows = done(place, name, {"version": 1, "add": {"rows": NEW.tolist()}, "forget": {"rows": data[:30].tolist()}})
+    assert by_table["result"]["update"] == by_rows["result"]["update"]
+    assert by_table["result"]["update"]["forgotten_calibration"] > 0
+    assert place.store.manifest(name, 2).blobs == place.store.manifest(name, 3).blobs
 
 
 def test_the_same_key_gives_the_same_job(place: Shop, pumps: str) -> None:
@@ -175,7 +192,7 @@ def test_versions_of_one_line_are_not_merged(embedded_store: Store, name: str) -
     publish_fitted(embedded_store, name, fitted())
     grown = [Data(Batch(rows=rows(4000, seed=seed)), "rows") for seed in (3, 4)]
     for data in grown:
-        update(embedded_store, Settings(), name, Order(1, add=lambda data=data: data, half_life=500))  # type: ignore[misc]
+        update(embedded_store, Settings(), name, Order(1, add=lambda names, data=data: data, half_life=500))  # type: ignore[misc]
     other = publish_fitted(embedded_store, f"{name}-other", engine.fit(Recipe(alpha=0.1), Batch(rows=rows(200, seed=9))))
     whose = f"with have the rows of {name}:1, which would count twice"
     for start, merge in ((2, (f"{name}:3",)), (3, (f"{name}:1",)), (1, (f"{name}-other:{other}", f"{name}:2"))):
@@ -190,7 +207,7 @@ def test_two_updates_at_once(embedded_store: Store, name: str) -> None:
     embedded_store.move_alias(name, "champion", publish_fitted(embedded_store, name, fitted()))
     both = Barrier(2)
 
-    def read() -> Data:
+    def read(names: Sequence[str] | None) -> Data:
         both.wait(30)
         return Data(Batch(rows=NEW), "rows")
 
@@ -210,7 +227,7 @@ def test_an_update_begun_again_is_published_once(embedded_store: Store, name: st
     embedded_store.move_alias(name, "champion", publish_fitted(embedded_store, name, fitted()))
     read: list[int] = []
 
-    def rows_once() -> Data:
+    def rows_once(names: Sequence[str] | None) -> Data:
         read.append(1)
         return Data(Batch(rows=NEW), "rows")
 
