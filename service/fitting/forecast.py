@@ -9,13 +9,16 @@ from service.engine import check_parameters, unfitted
 from service.errors import InvalidInput
 from service.fitting.features import Extraction
 from service.fitting.gathering import Gathering, Parted, Plan
-from service.fitting.passes import CHUNKS_HELD, chunk_rows
+from service.fitting.passes import CHUNKS_HELD, IMAGES, chunk_rows
 from service.fitting.task import DOUBLE, Task
 from service.judges import CrossJudge
 from service.recipe import check
 from service.settings import MIB
 from service.sources import Losses
+from service.sources.parts import CHUNK_BYTES
 
+IMAGE_BYTES = CHUNK_BYTES // IMAGES  # at most, of an encoded image among those of one chunk
+SINGLE = 4  # bytes
 LOOK_IMAGES = 64  # which one core sends through a large network in some seconds
 LOOK_SECONDS = 5.0  # after which no more chunks are looked at
 NOBODY = 2.0**-65  # a share of the rows under which no hash falls
@@ -78,7 +81,8 @@ def _in_passes(task: Task, plan: Plan, first: Gathering, rows: int | None) -> li
     lines += [f"{kind} learns a sample of at most {plan.most_sampled} others" for kind in plan.sampled]
     state = sum(array.nbytes for array in first.arrays().values())
     kept = (plan.most_held + (2 * plan.most_sampled if plan.sampled else 0)) * DOUBLE * task.width + state
-    chunks = CHUNKS_HELD * chunk_rows(task.source) * max(task.source.layout.row_bytes, 1)
+    row = task.source.layout.feature_bytes or IMAGE_BYTES + SINGLE * task.width
+    chunks = CHUNKS_HELD * chunk_rows(task.source) * row
     lines.append(f"memory: about {kept // MIB + 1} MiB of rows and sums, and up to {chunks // MIB + 1} MiB of chunks on their way")
     return lines
 

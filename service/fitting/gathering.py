@@ -15,7 +15,7 @@ from detectors.labels import checked
 from detectors.rows import RowError
 from detectors.state import arrays_of, rebuilt
 from models import Extractor, Level
-from service.engine import Fitted, Sampled, unfitted, updatable
+from service.engine import Fitted, Sampled, check_parameters, unfitted, updatable
 from service.errors import InvalidInput
 from service.features import Batch, Features, numeric_rows
 from service.fitting.sample import Sample
@@ -119,6 +119,9 @@ class Gathering:
 
     @classmethod
     def begun(cls, plan: Plan) -> Gathering:
+        """Nothing yet. Raises InvalidInput for parameters that no detector can have."""
+        for kind in plan.additive:
+            check_parameters(plan.detector(kind))
         return cls(plan, sample=Sample(plan.most_sampled), held=Sample(plan.most_held))
 
     def take(self, chunk: Parted) -> None:
@@ -137,7 +140,7 @@ class Gathering:
         self.learned += len(rows)
         for kind in self.plan.additive:
             with refused(chunk):
-                sums = self.plan.detector(kind).sums(rows, labels if REGISTRY[kind].LABELLED else None)
+                sums = self._additive(kind).sums(rows, labels if REGISTRY[kind].LABELLED else None)
             add(self.sums, kind, sums)
         if self.plan.sampled:
             beside = {} if labels is None else {"labels": checked(labels, len(rows), "a fit")}
@@ -216,9 +219,13 @@ class Gathering:
         return Fitted(recipe, judge, self.plan.levels, extractor, golden, self.learned, names, reserve=kept, sampled=sampled, sketch=sketch)
 
     def _concluded(self, kind: str, second: Any) -> Any:
+        return self._additive(kind).concluded(self.sums[kind], second)
+
+    def _additive(self, kind: str) -> Any:
+        """A detector of a type that learns sums, which knows how wide rows are."""
         detector = self.plan.detector(kind)
         detector.n_features_in_ = sum(level.width for level in self.plan.levels)
-        return detector.concluded(self.sums[kind], second)
+        return detector
 
     def _check(self) -> None:
         recipe, held = self.plan.recipe, len(self.held)

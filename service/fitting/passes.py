@@ -15,8 +15,8 @@ from service.sources import Loss, Losses, Source
 from service.sources.ahead import ahead
 from service.sources.parts import rows_of
 
-CHUNK_BYTES = 2**24  # of rows of numbers
-CHUNKS_HELD = 9  # at most at a time: six on their way, and of three a copy of the rows that are learned
+CHUNK_BYTES = 2**25  # of rows of numbers
+CHUNKS_HELD = 6  # at most at a time: one in the making, one that waits, one in use, and of each a copy of the rows that are learned
 IMAGES = 256  # in a chunk
 
 
@@ -120,8 +120,12 @@ def fit(source: Source, plan: Plan, extraction: Extraction, losses: Losses, keep
 def parted(
     source: Source, plan: Plan, extraction: Extraction, losses: Losses, start: tuple[int, int] = (0, 0), stop: int | None = None
 ) -> Iterator[Parted]:
-    """The chunks from row ``start[1]`` of part ``start[0]`` up to part ``stop``, with their features, made ready ahead by a thread."""
-    chunks = source.walk(start, chunk_rows(source), losses, stop)
+    """The chunks from row ``start[1]`` of part ``start[0]`` up to part ``stop``, with their features, made ready ahead by a thread.
+
+    What a network has to go through is read ahead of that by another one.
+    """
+    read = source.walk if extraction.extractor else source.steps
+    chunks = read(start, chunk_rows(source), losses, stop)
     return ahead((Parted.of(*extraction(chunk, losses), plan) for chunk in chunks), depth=1)
 
 

@@ -135,16 +135,20 @@ class Source:
     def walk(
         self, start: tuple[int, int] = (0, 0), rows: int | None = None, losses: Losses | None = None, stop: int | None = None
     ) -> Iterator[Chunk]:
-        """All chunks from row ``start[1]`` of part ``start[0]`` up to part ``stop``, read ahead by a thread, free of NaN and infinity.
+        """The chunks that ``steps`` gives, read ahead by a thread."""
+        return ahead(self.steps(start, rows, losses, stop))
+
+    def steps(
+        self, start: tuple[int, int] = (0, 0), rows: int | None = None, losses: Losses | None = None, stop: int | None = None
+    ) -> Iterator[Chunk]:
+        """All chunks from row ``start[1]`` of part ``start[0]`` up to part ``stop``, free of NaN and infinity.
 
         After a chunk, ``(chunk.part, chunk.end)`` is where another walk goes on. The rows of a part before the first
         damage or NaN are given, and the rest of the part goes to ``losses``; the default refuses the first one.
-        The walk is the same whenever the data, ``rows`` and the limits of ``losses`` are.
+        They are the same whenever the data, ``rows`` and the limits of ``losses`` are.
         """
-        return ahead(self._walk(start, rows, losses or Losses(), len(self.parts) if stop is None else stop))
-
-    def _walk(self, start: tuple[int, int], rows: int | None, losses: Losses, stop: int) -> Iterator[Chunk]:
-        for number in range(start[0], stop):
+        losses = losses or Losses()
+        for number in range(start[0], len(self.parts) if stop is None else stop):
             try:
                 part, file = self.parts[number], "" if self.form == "images" else self.files[self.parts[number].file].shown
                 for bare in self.chunks(number, start[1] if number == start[0] else 0, rows, losses):
