@@ -12,6 +12,7 @@ import time
 import uuid
 from collections import deque
 from dataclasses import dataclass
+from itertools import chain
 from typing import Protocol
 
 import numpy as np
@@ -84,10 +85,9 @@ class Sighting:
         """Bytes."""
         return self.features.nbytes + sum(len(image) if isinstance(image, bytes) else image.nbytes for image in self.images)
 
-    def outliers(self, *, inputs: bool) -> list[Outlier]:
-        """As the feed has them, with ``inputs`` also what they were scored from."""
+    def outliers(self, shares: NDArray[np.float64] | None, *, inputs: bool) -> list[Outlier]:
+        """As the feed has them, with their ``shares`` (n, d), and with ``inputs`` also what they were scored from."""
         fitted = self.loaded.fitted
-        shares = self._attributions()
         kept = inputs and self.features[:1].nbytes <= MOST_FEATURE_BYTES
         return [
             Outlier(
@@ -105,14 +105,6 @@ class Sighting:
             )
             for i, key in enumerate(self.keys)
         ]
-
-    def _attributions(self) -> NDArray[np.float64] | None:
-        """None where the detector gives none, or where they would take too long."""
-        try:
-            self.loaded.fitted.check_cost_of_shares(len(self.keys))
-            return self.loaded.fitted.shares(self.features, "feature")
-        except (InvalidInput, ValueError, NotImplementedError):
-            return None
 
 
 class Sightings:
@@ -136,21 +128,31 @@ class Sightings:
     def flush(self) -> None:
         """Add what waits to the feed. Raises StoreUnavailable; what was not added waits on then."""
         with self._flushing:
-            while sighting := self._next():
+            while sightings := self._next():
+                name = sightings[0].loaded.name
                 try:
-                    self._feed.add(sighting.loaded.name, sighting.outliers(inputs=self._inputs))
+                    shares = _shares(sightings)
+                    found = [one.outliers(part, inputs=self._inputs) for one, part in zip(sightings, shares, strict=True)]
+                    self._feed.add(name, list(chain.from_iterable(found)))
                 except StoreUnavailable:
                     with self._lock:
-                        self._waiting.appendleft(sighting)
-                        self._count(sighting, +1)
+                        for sighting in reversed(sightings):
+                            self._waiting.appendleft(sighting)
+                            self._count(sighting, +1)
                     raise
-                except Exception:  # one that cannot be fed must not keep the others waiting for ever
-                    self._figures.dropped.labels(sighting.loaded.name).inc(len(sighting.keys))
+                except Exception:  # some that cannot be fed must not keep the others waiting for ever
+                    self._figures.dropped.labels(name).inc(sum(len(sighting.keys) for sighting in sightings))
                     raise
 
-    def _next(self) -> Sighting | None:
+    def _next(self) -> list[Sighting]:
+        """All that wait of the version that waits longest: together they cost hardly more than one."""
         with self._lock:
-            return self._popped() if self._waiting else None
+            taken = [sighting for sighting in self._waiting if sighting.loaded is self._waiting[0].loaded]
+            self._waiting = deque(sighting for sighting in self._waiting if sighting.loaded is not self._waiting[0].loaded)
+            for sighting in taken:
+                self._rows -= len(sighting.keys)
+                self._bytes -= sighting.size
+            return taken
 
     def _popped(self) -> Sighting:
         """The oldest."""
@@ -165,6 +167,20 @@ class Sightings:
         while self._rows > MOST_WAITING or self._bytes > MOST_BYTES:
             dropped = self._popped()
             self._figures.dropped.labels(dropped.loaded.name).inc(len(dropped.keys))
+
+
+def _shares(sightings: list[Sighting]) -> list[NDArray[np.float64] | None]:
+    """Shares in the scores of sightings by one version; None where the detector gives none, or where they would take too long."""
+    fitted = sightings[0].loaded.fitted
+    together = np.concatenate([sighting.features for sighting in sightings])
+    try:
+        fitted.check_cost_of_shares(len(together))
+        shares = fitted.shares(together, "feature")
+    except InvalidInput:
+        return [part for one in sightings for part in _shares([one])] if len(sightings) > 1 else [None]
+    except (ValueError, NotImplementedError):
+        return [None] * len(sightings)
+    return list(np.split(shares, np.cumsum([len(sighting.keys) for sighting in sightings])[:-1]))
 
 
 def _thumbnail(image: EncodedImage) -> bytes:
