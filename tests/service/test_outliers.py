@@ -25,6 +25,7 @@ from service.outliers.feed import Feed, Outlier
 from service.outliers.feedback import MOST_MARKS, Feedback
 from service.outliers.figures import OutlierFigures
 from service.outliers.sightings import MOST_OF_A_BATCH, MOST_WAITING, Sightings
+from service.recipe import Recipe
 from service.settings import Settings
 from service.store import Store
 from service.versions import Loaded, load
@@ -103,6 +104,25 @@ def test_rows_without_keys_are_named_by_their_request(store: Store, name: str) -
     assert named == "r7:1"
     assert unnamed != again
     assert unnamed.endswith(":0")
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "knn"])
+def test_outliers_of_many_requests_are_fed_together(store: Store, name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the order in which they came, each with the shares of its own row, also where those of all at once would take too long."""
+    normal = np.random.default_rng(0).normal(1, 0.1, (300, 4))
+    loaded = load(store, Settings(), name, publish_fitted(store, name, engine.fit(Recipe(type=kind, alpha=0.05), Batch(rows=normal))))
+    monkeypatch.setattr(engine, "MOST_LEFT_OUT", 2 * 4)
+    watcher, odd = Watcher(store), np.ones((4, 4)) + 9 * np.eye(4)
+    for place, row in enumerate(odd):
+        watcher.sightings.observe(loaded, engine.score(loaded.fitted, Batch(rows=row[None])), Request(keys=[f"k{place}"]))
+    watcher.sightings.flush()
+    found = watcher.feed.newest(name, 10)[::-1]
+    assert [one.key for one in found] == [f"k{place}" for place in range(4)]
+    for row, one in zip(odd, found, strict=True):
+        alone = loaded.fitted.largest_shares(loaded.fitted.shares(row[None], "feature")[0], len(one.attribution))
+        assert [share["feature"] for share in one.attribution] == [share["feature"] for share in alone]
+        assert [share["share"] for share in one.attribution] == pytest.approx([share["share"] for share in alone])
+        assert one.attribution
 
 
 def test_the_same_row_under_the_same_key_is_fed_once(store: Store, name: str) -> None:
