@@ -4,7 +4,7 @@ Publishes 100 detectors to a Redis server of its own, and starts several times, 
 
 * ``farfield serve --no-worker``, with one process and with two, until ``/readyz`` answers 200,
 * what a process that serves imports, alone,
-* ``farfield --help`` and ``farfield versions NAME``.
+* the list of commands (``--help``) and ``farfield versions NAME``.
 
 Prints medians of seconds by the clock, and of the processor time of all processes that were started. With ``--write`` the table goes to
 ``docs/operations.md``.
@@ -129,7 +129,7 @@ def measured(url, rounds):
         "`farfield serve` until ready": lambda: ready(url, 1),
         "the same with `--workers 2`": lambda: ready(url, 2),
         "what it imports, alone": lambda: ended([sys.executable, "-c", IMPORTS]),
-        "`farfield --help`": lambda: ended([*FARFIELD, "--help"]),
+        "the list of commands": lambda: ended([*FARFIELD, "--help"]),
         "`farfield versions NAME`": lambda: ended([*FARFIELD, "versions", name(0), "--store", url]),
     }
     found = {thing: [] for thing in things}

@@ -24,11 +24,10 @@ from service.jobs.schemas import FitOptions
 from service.settings import Settings
 from service.store import Store
 
-passes.CHUNK_BYTES = 2**15  # so that parts have several chunks
-checkpoint.SHARE_OF_TIME = 1e9  # so that each chunk has its checkpoint
-
 
 def main() -> None:
+    passes.CHUNK_BYTES = 2**15  # so that parts have several chunks
+    checkpoint.SHARE_OF_TIME = 1e9  # so that each chunk has its checkpoint
     for line in sys.stdin:
         asked = json.loads(line)
         receiver, sender = os.pipe()
