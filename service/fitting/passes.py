@@ -15,7 +15,7 @@ from service.sources import Loss, Losses, Source
 from service.sources.ahead import ahead
 from service.sources.parts import rows_of
 
-CHUNK_BYTES = 2**25  # of rows of numbers
+CHUNK_BYTES = 2**24  # of rows of numbers
 CHUNKS_HELD = 6  # at most at a time: one in the making, one that waits, one in use, and of each a copy of the rows that are learned
 IMAGES = 256  # in a chunk
 
