@@ -43,8 +43,10 @@ from service.manifest import Source
 from service.recipe import Recipe
 from service.schemas import Options
 from service.scoring import scoring
-from service.scoring.callers import Caller
+from service.scoring.callers import Caller, headers_of
 from service.scoring.codecs import batch_of_json, parse_json
+from service.scoring.judging import INLINE_PRODUCTS
+from service.scoring.work import judged
 from service.settings import Settings
 from service.store import Store
 from service.versions import Loaded
@@ -110,7 +112,7 @@ def border(version, repetitions):
         batch = Batch(rows=NUMBERS.standard_normal((count, WIDTH)))
         taken = timed(lambda batch=batch: engine.score(version.fitted, batch), repetitions)
         yield f"| {count} rows scored | {1e6 * taken:.0f} µs | {count * state:.1e} |"
-    yield f"| the border | | {scoring.INLINE_PRODUCTS:.1e} |"
+    yield f"| the border | | {INLINE_PRODUCTS:.1e} |"
 
 
 def parsers(repetitions):
@@ -137,7 +139,7 @@ def memory(version, megabytes):
         tracemalloc.start()
         task, received = asyncio.run(receive(media, body))
         tracemalloc.reset_peak()
-        scoring.judge(version, task, SETTINGS)
+        judged(version, task, SETTINGS)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         yield f"| {form}, float32 | {len(body) / 2**20:.1f} MiB | {received / len(body):.2f}x | {peak / len(body):.2f}x |"
@@ -155,7 +157,7 @@ async def receive(media, body):
 
     headers = [(b"content-type", media.encode()), (b"content-length", str(len(body)).encode())]
     request = Request({"type": "http", "headers": headers}, message)
-    task = await scoring.received(request, SETTINGS, Options(), "application/vnd.apache.arrow.stream", Caller(message))
+    task = await scoring.received(request, headers_of(request), SETTINGS, Options(), "application/vnd.apache.arrow.stream", Caller(message))
     return task, tracemalloc.get_traced_memory()[1]
 
 

@@ -24,7 +24,7 @@ from detectors.labels import checked
 
 NUMBERS = ("float64", "float32", "float16", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 LARGEST = np.finfo(np.float64).max
-THRESHOLD_ROWS = 10_000  # training rows that set the threshold of ``predict``, drawn with seed 0 where there are more
+THRESHOLD_ROWS = 4096  # training rows that set the threshold of ``predict``, drawn with seed 0 where there are more
 LEFT_OUT_NUMBERS = 2**21  # of rows with a feature left out, scored at a time
 SMALLEST_LEARNED = 1e-70  # below, sums of fourth powers are lost to underflow
 LARGEST_LEARNED = 1e70  # sums of fourth powers over any number of rows that memory holds stay finite
@@ -72,6 +72,10 @@ class Detector(OutlierMixin, BaseEstimator, ABC, Generic[StateT]):  # type: igno
         """Degrees of freedom of the chi-square distribution of normal scores under the detector's own model; None without one."""
         return None
 
+    def facts(self, state: StateT) -> dict[str, float]:
+        """What the fit found that its user should know, by name; finite numbers."""
+        return {}
+
     def off_span(self, scores: Scores) -> NDArray[np.bool_]:
         """Which of ``scores`` (n,) are of rows that left the directions in which normal rows vary; none where no score tells."""
         return np.zeros(len(scores), dtype=np.bool_)
@@ -79,7 +83,7 @@ class Detector(OutlierMixin, BaseEstimator, ABC, Generic[StateT]):  # type: igno
     def fit(self, X: ArrayLike, y: Any = None) -> Self:
         """Learn the state of normal rows ``X`` (n, d); ``y`` (n,) is the class of each row where ``LABELLED``, else ignored.
 
-        At most 10 000 of the rows set the threshold of ``predict``.
+        At most 4096 of the rows set the threshold of ``predict``.
         Raises ValueError for fewer than two rows, for values that are not finite, for values so
         large that their squares are not, and for classes that are missing or neither text nor whole numbers.
         """

@@ -18,7 +18,10 @@ PROBES = 16  # cells searched for a query, the nearest ones
 SAMPLE_POINTS = 32  # points to a cell from which centres are found
 ROUNDS = 8  # of moving each centre to the mean of its cell
 BLOCK_NUMBERS = 2**22  # distances held at a time
+CACHED_NUMBERS = 2**19  # distances to centres held at a time
 BLOCK_QUERIES = 4096  # searched at a time, on one core
+GROUP = 16  # values of a long row of which the least is taken
+LONG = 4  # times as many groups as are looked for make a row long
 
 Floats = NDArray[np.floating[Any]]
 
@@ -99,26 +102,45 @@ class Cells:
         order = np.argsort(visited, axis=None, kind="stable")
         cells, firsts = np.unique(visited.ravel()[order], return_index=True)
         for cell, pairs in zip(cells, np.split(order, firsts[1:]), strict=True):
-            centre, inside = self.centres[cell], points[starts[cell] : starts[cell + 1]]
-            moved, own = queries[pairs // probes] - centre, inside - centre  # about the centre, so that products do not cancel
-            half = (np.square(own).sum(axis=1) - 2 * moved @ own.T + np.square(moved).sum(axis=1)[:, None]) / 2
+            moved = queries[pairs // probes] - self.centres[cell]  # about the centre, so that products do not cancel
+            own = points[starts[cell] : starts[cell + 1]] - self.centres[cell]
+            half = np.matmul(moved, own.T)
+            np.subtract(np.einsum("ij,ij->i", own, own) / 2, half, out=half)
             best = _least(half, count)
-            halves[pairs, : best.shape[1]] = np.take_along_axis(half, best, axis=1)
+            least = half[np.arange(len(pairs))[:, None], best]
+            least += np.einsum("ij,ij->i", moved, moved)[:, None] / 2
+            halves[pairs, : best.shape[1]] = least
             found[pairs, : best.shape[1]] = starts[cell] + best
         best = _least(halves.reshape(len(queries), -1), count)
         return np.take_along_axis(found.reshape(len(queries), -1), best, axis=1)
 
 
 def _least(values: Floats, count: int) -> Indices:
-    """Where the ``count`` least of each row stand, in any order; all of them in rows no longer than that."""
-    if values.shape[1] <= count:
-        return np.broadcast_to(np.arange(values.shape[1]), values.shape)
-    return np.argpartition(values, count - 1, axis=1)[:, :count]
+    """Where the ``count`` least of each row stand, in any order; all of them in rows no longer than that.
+
+    What is no more than the ``count``-th least is found; in long rows, the ``count``-th least of the minima of groups, and put in order.
+    """
+    n, width = values.shape
+    if width <= count:
+        return np.broadcast_to(np.arange(width), values.shape)
+    groups = width // GROUP
+    of = values if groups < LONG * count else values[:, : GROUP * groups].reshape(n, GROUP, groups).min(axis=1)
+    limits = np.partition(of, count - 1, axis=1)[:, count - 1]
+    rows, columns = np.divmod(np.flatnonzero(values <= limits[:, None]), width)
+    if len(rows) == n * count:
+        return columns.reshape(n, count)
+    counts = np.bincount(rows, minlength=n)
+    places = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    few, where = np.full((n, counts.max()), np.inf, dtype=values.dtype), np.zeros((n, counts.max()), dtype=np.intp)
+    few[rows, places], where[rows, places] = values[rows, columns], columns
+    return np.take_along_axis(where, np.argpartition(few, count - 1, axis=1)[:, :count], axis=1)
 
 
 def _probed(centres: Floats, queries: Floats, probes: int) -> Indices:
-    """The ``probes`` cells (m, probes) whose centres are nearest to each of ``queries``."""
-    return _least(np.einsum("ij,ij->i", centres, centres) / 2 - queries @ centres.T, probes)
+    """The ``probes`` cells (m, probes) whose centres are nearest to each of ``queries``, in blocks that stay in cache."""
+    half, step = np.einsum("ij,ij->i", centres, centres) / 2, max(1, CACHED_NUMBERS // len(centres))
+    blocks = (queries[start : start + step] for start in range(0, len(queries), step))
+    return np.concatenate([_least(half - block @ centres.T, probes) for block in blocks])
 
 
 def _closest(centres: Floats, points: Floats) -> NDArray[np.intp]:

@@ -15,6 +15,7 @@ CENTRE_ROWS = 256  # that the centre of sums is taken from
 SAFE_RANGE = 1e4  # of values, and its inverse, between which they are not scaled before products in float32
 SINGLE_RANGE = 1e16  # of the largest squared length in a block, and its inverse, between which products in float32 are safe
 BLOCK_ROWS = 4096  # rows centred at a time, so that no second copy of the data exists
+CACHED_ROWS = 256  # rows that are gone through twice while a core has them at hand
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,18 +84,13 @@ class Moments:
         centre = _centre(some)
         unit = _unit(some - centre) if single else 1.0
         sums = _Sums(len(centre))
-        buffer = np.empty((min(BLOCK_ROWS, len(rows)), len(centre)), np.float32 if single else np.float64)
+        buffer = np.empty((min(BLOCK_ROWS, len(rows)), sums.columns), np.float32 if single else np.float64)
         for start in range(0, len(rows), BLOCK_ROWS):
-            some = block(slice(start, start + BLOCK_ROWS))
+            some, about = block(slice(start, start + BLOCK_ROWS)), centre
             if unit != 1:
                 some, about = some / unit, centre / unit
-            else:
-                about = centre
-            with np.errstate(over="ignore"):
-                centred = np.subtract(some, about, out=buffer[: len(some)], casting="same_kind")
-                added = sums.add(centred)
-            if not added:
-                sums.add(some.astype(np.float64) - about)
+            if not sums.add(some, about, buffer[: len(some)]):
+                sums.add(some.astype(np.float64), about, np.empty((len(some), sums.columns)))
         return sums.moments(len(rows), centre, unit)
 
     @classmethod
@@ -160,32 +156,43 @@ class Moments:
 
 
 class _Sums:
-    """Sums over centred rows y: of y, of y y^T, of |y|^2 y and of |y|^4."""
+    """Sums over centred rows y: of y, of y y^T, of |y|^2 y and of |y|^4.
+
+    All but the last are one product: that of the rows (y, |y|^2, 1) with themselves, which goes through memory once.
+    """
 
     def __init__(self, width: int) -> None:
-        self._first, self._scatter, self._cubic, self._quartic = np.zeros(width), np.zeros((width, width)), np.zeros(width), 0.0
+        self._width, self.columns = width, width + 2  # the columns of a buffer: y, then its squared length, then 1
+        self._products = np.zeros((self.columns, self.columns))
+        self._quartic = 0.0
 
-    def add(self, centred: Rows) -> bool:
-        """Add a block of rows (n, d), with products in their type, unless they could leave the range of float32."""
-        squares = np.einsum("ij,ij->i", centred, centred)
-        largest = float(squares.max())
-        if centred.dtype == np.float32 and not 1 / SINGLE_RANGE < largest < SINGLE_RANGE:
+    def add(self, rows: Rows, about: Vector, buffer: Rows) -> bool:
+        """Add ``rows`` (n, d), centred ``about`` (d,), with products in the type of ``buffer`` (n, d + 2) unless they could leave its range."""
+        with np.errstate(over="ignore"):
+            for start in range(0, len(rows), CACHED_ROWS):
+                tile = slice(start, start + CACHED_ROWS)
+                centred = np.subtract(rows[tile], about, out=buffer[tile, : self._width], casting="same_kind")
+                np.einsum("ij,ij->i", centred, centred, out=buffer[tile, self._width])
+        squares = buffer[:, self._width]
+        if buffer.dtype == np.float32 and not 1 / SINGLE_RANGE < float(squares.max()) < SINGLE_RANGE:
             return False
-        self._first += centred.sum(axis=0)
-        self._scatter += centred.T @ centred
-        self._cubic += squares @ centred
+        buffer[:, self._width + 1] = 1
+        self._products += buffer.T @ buffer
         self._quartic += float(np.square(squares, dtype=np.float64).sum())
         return True
 
     def moments(self, count: int, centre: Vector, unit: float) -> Moments:
         """The moments about the mean, which lies ``shift`` off ``centre``, of rows that were divided by ``unit``."""
-        shift = self._first / count
-        length, along, total = float(shift @ shift), self._scatter @ shift, float(np.trace(self._scatter))
-        scatter = (self._scatter - count * np.outer(shift, shift)) * unit**2
+        about, cubic, first = self._products[: self._width, : self._width], *self._products[self._width :, : self._width]
+        shift = first / count
+        length, along, total = float(shift @ shift), about @ shift, float(np.trace(about))
+        scatter = np.outer(-count * shift, shift)
+        scatter += about
+        scatter *= unit**2
         np.fill_diagonal(scatter, np.maximum(np.diag(scatter), 0))
-        cubic = self._cubic - total * shift - 2 * along + 2 * count * length * shift
-        quartic = self._quartic - 4 * float(shift @ self._cubic) + 4 * float(shift @ along) + 2 * length * total - 3 * count * length**2
+        quartic = self._quartic - 4 * float(shift @ cubic) + 4 * float(shift @ along) + 2 * length * total - 3 * count * length**2
         quartic *= unit**4
+        cubic = cubic - total * shift - 2 * along + 2 * count * length * shift
         return Moments(count, centre + shift * unit, scatter, cubic * unit**3, quartic, _sizes(scatter, quartic))
 
 

@@ -37,9 +37,9 @@ def signatures(paths: Paths, depth: int) -> Signatures:
     Level k is summed over the steps v into which its letter before the last falls. With P the signature of the path before that
     step and m the way from the middle of the step to the end of the path, Chen's identity gives
 
-    .. math:: S_k = \sum_v F \otimes v \otimes m + (G - \tfrac12 F) \otimes v \otimes v, \qquad
+    .. math:: S_k = \sum_v F \otimes v \otimes m - \tfrac1{12} H \otimes v \otimes v, \qquad
         F = \sum_{a=0}^{k-2} P_{k-2-a} \otimes \frac{v^{\otimes a}}{(a+1)!},
-        \quad G = \sum_{a=0}^{k-2} P_{k-2-a} \otimes \frac{v^{\otimes a}}{(a+2)!}
+        \quad H = \sum_{a=1}^{k-2} P_{k-2-a} \otimes \frac{6a\, v^{\otimes a}}{(a+2)!}
 
     so that a level is two products of matrices, the second level one, and running signatures, sums of :math:`F \otimes v`, are
     needed up to level N - 2 alone. Many streams are done at once, letters first and points last in memory.
@@ -63,7 +63,7 @@ def signatures(paths: Paths, depth: int) -> Signatures:
     steps = min(length - 1, max(FEWEST_STEPS, BLOCK_NUMBERS // words))
     streams = min(n, max(1, BLOCK_NUMBERS // (words * (steps + 1))))
     points = streams * (steps + 1)
-    narrow, wide = np.empty((6, channels * points)), np.empty(words * points)
+    narrow, wide = np.empty((5, channels * points)), np.empty(words * points)
     for start in range(0, n, streams):
         _fill(result[start : start + streams], paths[start : start + streams], depth, steps, narrow, wide)
     return result
@@ -85,35 +85,36 @@ def _fill(result: Signatures, paths: Paths, depth: int, steps: int, narrow: Numb
     reached = [np.zeros((channels**level, count, 1)) for level in range(2, depth - 1)]  # levels 2 to N - 2 of the path so far
     for start in range(0, length - 1, steps):
         points = paths[:, start : start + steps + 1].transpose(2, 0, 1)
-        before, ways, halves, rest, *spaces = (part[: points.size].reshape(points.shape) for part in narrow)
+        before, ways, scaled, rest, space = (part[: points.size].reshape(points.shape) for part in narrow)
         np.subtract(points, first, out=before)
         np.subtract(before.reshape(-1)[1:], before.reshape(-1)[:-1], out=ways.reshape(-1)[:-1])
         ways[..., -1] = 0  # no step leads from one stream to the next
-        np.multiply(ways, 0.5, out=halves)
+        np.multiply(ways, 0.5, out=scaled)
         np.subtract(total, before, out=rest)
-        rest -= halves
+        rest -= scaled
+        np.multiply(ways, -1 / 12, out=scaled)
         running, sums = [before], [_summed(ways, rest)]
         for level in range(3, depth + 1):
-            inner, half = (_extended(running, ways, *how) for how in zip((2, 3), spaces, strict=True))  # F and 2 G
-            half -= inner
-            gained = _words(inner, ways, wide)
+            letters = level - 2
+            gained = _words(_extended(running, ways, [1 / (a + 2) for a in range(letters)], space), ways, wide)
             sums.append(_summed(gained, rest))
+            known = running[:-1]
             if level < depth:
                 running.append(_before(gained, reached[level - 3]))
-            sums[-1] += _summed(_words(half, halves, wide), ways)
+            outer = _words(_extended(known, ways, [(a + 1) / (a * (a + 3)) for a in range(1, letters)], space), ways) if known else ways
+            sums[-1] += _summed(_words(outer, scaled, wide), ways)
         result[:, channels:] += np.concatenate(sums, axis=1)
 
 
-def _extended(running: list[Paths], ways: Paths, divisor: int, space: Paths) -> Paths:
-    r"""Sum over a of :math:`P_{k-a} \otimes v^{\otimes a} / (f (f+1) \cdots (f+a-1))` with f = ``divisor``, by Horner's rule.
+def _extended(running: list[Paths], ways: Paths, ratios: list[float], space: Paths) -> Paths:
+    r"""Sum over a of :math:`r_0 r_1 \cdots r_{a-1} P_{k-a} \otimes v^{\otimes a}` with r = ``ratios``, by Horner's rule.
 
     ``running`` are P_1 to P_k, each (c^level, b, L), and ``ways`` the steps v (c, b, L); ``space`` (c, b, L) is memory to work in.
     """
-    last = divisor + len(running) - 1
-    total = np.divide(ways, last, out=space)
+    total = np.multiply(ways, ratios[-1], out=space)
     total += running[0]
-    for level, known in enumerate(running[1:], start=1):
-        total = _words(total, ways / (last - level))
+    for ratio, known in zip(ratios[-2::-1], running[1:], strict=True):
+        total = _words(total, ways * ratio)
         total += known
     return total
 

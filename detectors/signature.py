@@ -174,6 +174,10 @@ class Signature(Detector[SignatureState]):
         """Which ``scores`` (n,) are of streams that differ from each of the corpus in directions that it never showed."""
         return scores >= OFF_SPAN_SCORE
 
+    def facts(self, state: SignatureState) -> dict[str, float]:
+        """The number of numbers of a signature, and of directions that the corpus showed, the ``rank``."""
+        return {"features": len(state.mean), "rank": len(state.deviations)}
+
     def baseline(self, state: SignatureState, rows: Rows) -> Rows:
         """The mean stream of the corpus for each row: it holds still whatever the row does."""
         return np.broadcast_to(state.centre, rows.shape)

@@ -228,6 +228,10 @@ class Weighting(Detector[WeightingState]):
         """The scores negated, those of fitted rows with the row left out: so that ``predict`` is for fitted and fresh rows alike."""
         return -self._finite(self.training_scores, self._scorable(X))
 
+    def facts(self, state: WeightingState) -> dict[str, float]:
+        """The number of distinct points, t, and in the exact form the ``jitter`` that the diagonal of Z took to be factored."""
+        return {"points": len(state.points), "t": state.t, **({"jitter": state.jitter} if len(state.factor) else {})}
+
     def baseline(self, state: WeightingState, rows: Rows) -> Rows:
         """The nearest fitted point (n, d) to each row, in the units of the rows. Raises ValueError where a matrix was given."""
         if self.metric in given.FORMS:

@@ -16,6 +16,7 @@ from prometheus_client.exposition import choose_encoder
 from threadpoolctl import threadpool_limits
 
 from service import __version__, errors, pages, problems
+from service.direct import Direct
 from service.drift import routes as drift_routes
 from service.drift.monitor import FLUSH_SECONDS, Drift
 from service.gate import BodyLimit, Gate, OwnPagesOnly, Watch
@@ -24,6 +25,7 @@ from service.jobs.queue import Jobs
 from service.jobs.watch import JobWatch
 from service.metrics import Metrics
 from service.outliers import routes as outlier_routes
+from service.outliers import webhooks
 from service.outliers.feed import Feed
 from service.outliers.feedback import Feedback
 from service.outliers.shadow import Shadows
@@ -33,6 +35,7 @@ from service.protocol.models import Models, serves
 from service.routes import SCHEMAS, Service, router
 from service.schemas import Readiness, Refused
 from service.scoring import routes as score_routes
+from service.scoring.judging import Judging, Watchers
 from service.serving.patience import BodyDeadline
 from service.settings import Settings
 from service.store import Store
@@ -59,18 +62,23 @@ def create_app(settings: Settings, store: Store) -> FastAPI:
     threads = settings.threads or max((os.cpu_count() or 1) // settings.workers, 1)
     jobs, versions = Jobs(store.connection), Versions(store, settings, metrics)
     feed = Feed(store.connection, settings)
+    gate = Gate(threads, settings.queue, metrics.waiting, each=settings.detector_threads)
+    drift = Drift(store.connection, metrics.drift)
+    sightings = Sightings(feed, metrics.feed, inputs=settings.outlier_inputs)
+    shadows = Shadows(store.connection, versions, metrics.feed)
     service = Service(
         settings=settings,
         store=store,
         versions=versions,
         metrics=metrics,
-        gate=Gate(threads, settings.queue, metrics.waiting, each=settings.detector_threads),
+        gate=gate,
+        judging=Judging(settings, gate, Watchers(metrics, drift, sightings, shadows)),
         jobs=jobs,
-        drift=Drift(store.connection, metrics.drift),
+        drift=drift,
         feed=feed,
-        sightings=Sightings(feed, metrics.feed, inputs=settings.outlier_inputs),
+        sightings=sightings,
         feedback=Feedback(store.connection, feed, settings),
-        shadows=Shadows(store.connection, versions, metrics.feed),
+        shadows=shadows,
         watch=JobWatch(jobs),
         lookups=Gate(LOOKUP_THREADS, LOOKUP_QUEUE),
         uploads=Gate(UPLOAD_THREADS, UPLOAD_QUEUE),
@@ -90,7 +98,6 @@ def create_app(settings: Settings, store: Store) -> FastAPI:
         lifespan=_lifespan,
         docs_url=None,
         redoc_url=None,
-        routes=[*score_routes.DIRECT, *protocol.DIRECT],  # before all others, the more so as FastAPI takes long to pass by one
     )
     app.state.service = service
     app.state.models = Models(service)
@@ -106,6 +113,7 @@ def create_app(settings: Settings, store: Store) -> FastAPI:
     pages.add(app)
     _complete_openapi(app)
     problems.install(app)
+    app.add_middleware(Direct, routes=[*score_routes.DIRECT, *protocol.DIRECT])
     app.add_middleware(BodyDeadline, seconds=settings.client_seconds)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes, held=settings.max_held_bytes)
     app.add_middleware(OwnPagesOnly)
@@ -184,7 +192,7 @@ def _fed(service: Service) -> None:
     service.sightings.flush()
     names = sorted({version.name for version in service.versions.loaded()})
     service.feed.trim(names)
-    service.metrics.feed.counts = service.feed.counts(names)
+    service.metrics.feed.refresh(service.feed.counts(names), webhooks.waiting(service.store.connection, names))
     service.shadows.refresh(names)
 
 

@@ -89,6 +89,7 @@ def pack(
         sample=_sample_record(fitted),
         golden=_golden_record(fitted.golden),
         states=states,
+        facts=[detector.facts(detector.state_) for detector in fitted.judge.detectors],
         blobs={key: BlobReference.to(data, CHUNK_BYTES) for key, data in sorted(blobs.items())},
         parent=parent,
         update=update,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tomllib
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -15,7 +14,7 @@ from service.settings import Settings
 StoreOption = Annotated[str | None, typer.Option("--store", help="Where versions are kept; FARFIELD_STORE by default.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 DataOption = Annotated[
-    Path, typer.Option("--data", help="A file of rows (.npy .npz .csv .parquet .arrow), a glob, or a folder of them or of images.")
+    str, typer.Option("--data", help="A file of rows (.npy .npz .csv .parquet .arrow), a glob, a folder of them or of images, or a URL.")
 ]
 AttributeByOption = Annotated[
     Literal["feature", "level", "component"] | None, typer.Option("--attribute-by", help="What --attribute counts.")

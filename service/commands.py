@@ -37,7 +37,8 @@ from service.fitting.arguments import (
 from service.names import checked_alias, checked_name, parsed_reference
 from service.publication import promote as promote_version
 from service.publication import rollback as rollback_alias
-from service.scoring.scoring import answer, asked
+from service.scoring.scoring import answer, terms_of
+from service.sources.files import schemes, shown_url
 from service.store import Store
 from service.terminal import out, print_json, print_scores, progress, refusals, say
 from service.versions import DEFAULT_ALIAS, load, routes
@@ -77,8 +78,8 @@ def score(
             number = routes(opened, [name])[name].number(name, wanted)
             loaded = load(opened, settings, name, number)
         names = loaded.fitted.feature_names
-        found = sources.aligned(sources.read(data, features=names), names)
-        verdicts = engine.score(loaded.fitted, found.batch, **asked(options), max_pixels=settings.max_pixels)
+        found = sources.aligned(sources.read(data, features=names, allow=schemes([data])), names)
+        verdicts = engine.score(loaded.fitted, found.batch, **terms_of(options)._asdict(), max_pixels=settings.max_pixels)
         content = answer(loaded, verdicts, options)
         if output:
             _write_scores(output, content["results"], found.keys)
@@ -109,9 +110,9 @@ def evaluate(
     """Fit on 70 % of the normal rows and test on the rest and all anomalous ones; publishes nothing."""
     with refusals():
         settings = settings_of()
-        found = sources.read(data, labels)
+        found = sources.read(data, labels, allow=schemes([data, labels]))
         if found.labels is None:
-            raise errors.InvalidInput(f"{data} holds no labels: name them with --labels")
+            raise errors.InvalidInput(f"{shown_url(data)} holds no labels: name them with --labels")
         network = extractor_of(settings, found.batch.images is not None, extractor, tap, pixels, preprocessing, os.cpu_count() or 1)
         recipes = [
             recipe_of(

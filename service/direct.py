@@ -1,51 +1,75 @@
-"""Routes past FastAPI, for the requests that come most often."""
+"""A way past FastAPI, for the requests that come most often."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Match, Route
-from starlette.types import Receive, Scope, Send
+from starlette.routing import compile_path
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-Answer = Callable[[Request, Any], Awaitable[Response]]
-MOST_PATHS, LONGEST_PATH = 1024, 512  # paths remembered by each route, and characters of one
+from service.problems import REFUSALS, refusal
+
+MOST_FOUND, LONGEST = 1024, 512  # paths with their queries that are remembered, and characters of one
+
+Answer = Callable[
+    [Request, Mapping[str, str], Any], Awaitable[Response]
+]  # of a request, from the parts of its path and what its query says
 
 
-class DirectRoute(Route):
+@dataclass(frozen=True, slots=True)
+class DirectRoute:
     """A way for POST to the same place as one of FastAPI's routes: finding and validating that takes longer than scoring a row.
 
-    It matches only what is plainly right: a path whose parts match ``patterns`` whole, and a query of which ``read`` makes
-    something other than None, which ``answer`` is given beside the request. All else goes on to FastAPI's route, to be refused
-    in its words. What guards both has to be a middleware: dependencies of FastAPI's route are not asked here.
+    It is taken by what is plainly right: a path whose parts match ``patterns`` whole, and a query of which ``read`` makes
+    something other than None.
     """
 
-    def __init__(
-        self, path: str, patterns: Mapping[str, re.Pattern[str]], answer: Answer, read: Callable[[bytes], Any] = lambda query: query
-    ) -> None:
-        super().__init__(path, answer, methods=["POST"], include_in_schema=False)
-        self._patterns, self._answer, self._read = patterns, answer, read
-        self._found = lru_cache(MOST_PATHS)(self._plain)
+    path: str  # template, as FastAPI's route has it
+    patterns: Mapping[str, re.Pattern[str]]
+    answer: Answer
+    read: Callable[[bytes], Any] = lambda query: query
 
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        if scope["type"] != "http" or scope["method"] != "POST":
-            return Match.NONE, {}
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
-        given = self._found(path) if len(path) <= LONGEST_PATH else None
-        if given is None or self._read(scope["query_string"]) is None:
-            return Match.NONE, {}
-        return Match.FULL, {"endpoint": self.endpoint, "path_params": {**scope.get("path_params", {}), **given}, "route": self}
 
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response = await self._answer(Request(scope, receive, send), self._read(scope["query_string"]))
+class Direct:
+    """ASGI middleware that answers what a direct route takes, and leaves all else to FastAPI, to be refused in its words.
+
+    Refusals are answered as FastAPI's routes have them. It stands behind all that guards both: dependencies of FastAPI's
+    routes are not asked here. Where requests are traced it stands aside, for that is what FastAPI does.
+    """
+
+    def __init__(self, app: ASGIApp, routes: Sequence[DirectRoute]) -> None:
+        self._app = app
+        self._routes = [(compile_path(route.path)[0], route) for route in routes]
+        self._find = lru_cache(MOST_FOUND)(self.find)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        found = None
+        if scope["type"] == "http" and scope["method"] == "POST" and scope.get("fastapi.telemetry") is None:
+            path, query = scope["path"].removeprefix(scope.get("root_path", "")), scope["query_string"]
+            found = self._find(path, query) if len(path) + len(query) <= LONGEST else None
+        if found is None:
+            await self._app(scope, receive, send)
+            return
+        route, parts, given = found
+        scope["route"] = route
+        request = Request(scope, receive, send)
+        try:
+            response = await route.answer(request, parts, given)
+        except REFUSALS as error:
+            response = refusal(request, error)
         await response(scope, receive, send)
 
-    def _plain(self, path: str) -> Mapping[str, str] | None:
-        """The parts of a path, where all of them are what they should be."""
-        found = self.path_regex.match(path)
-        given = found.groupdict() if found else {}
-        return given if found and all(self._patterns[key].fullmatch(value) for key, value in given.items()) else None
+    def find(self, path: str, query: bytes) -> tuple[DirectRoute, Mapping[str, str], Any] | None:
+        """The route that takes a request, the parts of its path, and what its query says."""
+        for pattern, route in self._routes:
+            parts = match.groupdict() if (match := pattern.match(path)) else None
+            if parts is not None and all(route.patterns[name].fullmatch(part) for name, part in parts.items()):
+                given = route.read(query)
+                return None if given is None else (route, parts, given)
+        return None

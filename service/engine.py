@@ -21,6 +21,7 @@ from service.judges import JUDGES, CombinedJudge, CrossJudge, Held, Judge
 from service.recipe import Recipe, check, parameters_of, split
 from service.reserve import Reserve
 from service.sketch import Sketch
+from service.verdicts import Verdicts, largest
 
 MOST_LEFT_OUT = 50_000  # scores with a feature left out, in one request
 
@@ -99,10 +100,14 @@ class Fitted:
             column -= level.width
         raise IndexError(column)
 
-    def largest_shares(self, shares: NDArray[np.float64], count: int, by: str = "feature") -> list[dict[str, Any]]:
-        """The ``count`` largest of absolute ``shares`` (d,) in a score, with the names of what they belong to, largest first."""
-        order = np.argsort(-np.abs(shares), kind="stable")[:count]
-        return [{by: self.part_name(int(i), by), "share": float(shares[i])} for i in order]
+    def largest_shares(self, shares: NDArray[np.float64], count: int, by: str = "feature") -> list[list[dict[str, Any]]]:
+        """The ``count`` largest of absolute ``shares`` (n, d) in each score, with the names of what they belong to, largest first."""
+        order = largest(shares, count)
+        values = np.take_along_axis(shares, order, axis=1).tolist()
+        return [
+            [{by: self.part_name(part, by), "share": share} for part, share in zip(*row, strict=True)]
+            for row in zip(order.tolist(), values, strict=True)
+        ]
 
     def check_cost_of_shares(self, rows: int) -> None:
         """Refuse shares of so many rows, each score of which has to be computed again without each feature."""
@@ -124,23 +129,6 @@ class Fitted:
             raise ValueError("shares of levels are sums of shares of features, which do not add up for this detector")
         ends = np.cumsum([level.width for level in self.levels])[:-1]
         return np.stack([part.sum(axis=1) for part in np.split(self.judge.attributions(features), ends, axis=1)], axis=1)
-
-
-@dataclass(frozen=True, slots=True)
-class Verdicts:
-    """Scores of a batch with what follows from them; ``seconds`` are the times of the stages."""
-
-    scores: NDArray[np.float64]
-    p_values: NDArray[np.float64]
-    is_outlier: NDArray[np.bool_]
-    off_span: NDArray[np.bool_]
-    alpha: float
-    threshold: float | None  # None where no one score decides
-    attributions: NDArray[np.float64] | None
-    chi_square_p_values: NDArray[np.float64] | None  # by the detector's own model; not calibrated
-    nearest_class: NDArray[Any] | None  # within which each row was judged, where calibration is by class
-    features: Features  # what was scored
-    seconds: dict[str, float]
 
 
 def fit(

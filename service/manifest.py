@@ -124,6 +124,7 @@ class Manifest(Part):
     sample: SampleRecord | None = None
     golden: GoldenRecord
     states: list[str]  # JSON texts of detectors.dumps; their arrays are the blobs `state`, `statistics`, `state.1` and so on
+    facts: list[dict[str, float]] = []  # what each of these detectors tells of its fit
     blobs: dict[str, BlobReference]
     parent: int | None = None
     update: UpdateRecord | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -14,92 +14,28 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Info, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from service import __version__
+from service.distribution import Distribution
 from service.drift.figures import DriftFigures
-from service.engine import Fitted, Verdicts
+from service.engine import Fitted
 from service.features import STAGES
 from service.jobs.queue import SECONDS_BUCKETS as JOB_SECONDS_BUCKETS
 from service.jobs.queue import Tallies
 from service.manifest import Manifest
 from service.outliers.figures import OutlierFigures
+from service.verdicts import Verdicts
 
 # Even steps, so that uniform p-values fill them evenly, and small ones, where alarms are decided.
 P_VALUE_BUCKETS = (0.001, 0.005, 0.01, 0.05, *(round(0.1 * i, 1) for i in range(1, 11)))
 SCORE_QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 SCORE_MULTIPLES = (1.25, 1.5, 2.0, 4.0, 10.0)  # of the largest calibration score
-MOST_UNCOUNTED = 1000  # values that wait to be counted
-LARGEST_SUMMED = 1e100  # a score beyond it counts as this in the sum, which has to stay finite
 SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 Told = Callable[[], int]  # asked at each scrape
-
-
-class Buckets:
-    """One histogram. What is put in waits to be counted, for counting takes as long for a thousand values as for one."""
-
-    def __init__(self, edges: NDArray[np.float64]) -> None:
-        self._edges = edges
-        self._counts = np.zeros(len(edges) + 1, dtype=np.int64)
-        self._sum = 0.0
-        self._waiting: list[NDArray[np.float64]] = []
-        self._values = 0  # that wait
-
-    def put(self, values: NDArray[np.float64]) -> None:
-        self._waiting.append(values)
-        self._values += len(values)
-        if self._values >= MOST_UNCOUNTED:
-            self._count()
-
-    def cumulated(self) -> tuple[list[tuple[str, int]], float]:
-        """Values up to each edge, and the sum of all."""
-        self._count()
-        bounds = [*(repr(float(edge)) for edge in self._edges), "+Inf"]
-        return list(zip(bounds, np.cumsum(self._counts).tolist(), strict=True)), self._sum
-
-    def _count(self) -> None:
-        if self._waiting:
-            values = np.concatenate(self._waiting)
-            self._counts += np.bincount(np.searchsorted(self._edges, values), minlength=len(self._counts))
-            self._sum += float(np.minimum(values, LARGEST_SUMMED).sum())
-            self._waiting, self._values = [], 0
-
-
-class Distribution(Collector):
-    """Histograms by labels, each with buckets of its own, filled a batch at a time.
-
-    The client library's histogram takes one value at a time, and has the same buckets for all
-    labels; scores come in batches, and their unit differs from version to version.
-    """
-
-    def __init__(self, name: str, help_text: str, labels: tuple[str, ...]) -> None:
-        self._name, self._help, self._labels = name, help_text, labels
-        self._histograms: dict[tuple[str, ...], Buckets] = {}
-        self._lock = threading.Lock()
-
-    def declare(self, labels: tuple[str, ...], edges: NDArray[np.float64]) -> None:
-        with self._lock:
-            self._histograms[labels] = Buckets(edges)
-
-    def observe(self, labels: tuple[str, ...], values: NDArray[np.float64]) -> None:
-        """``values`` (n,) are kept until they are counted, and must not change."""
-        with self._lock:
-            if labels in self._histograms:  # else unloaded this instant
-                self._histograms[labels].put(values)
-
-    def forget(self, labels: tuple[str, ...]) -> None:
-        with self._lock:
-            self._histograms.pop(labels, None)
-
-    def collect(self) -> Iterator[HistogramMetricFamily]:
-        family = HistogramMetricFamily(self._name, self._help, labels=self._labels)
-        with self._lock:
-            for labels, buckets in self._histograms.items():
-                family.add_metric(labels, *buckets.cumulated())
-        yield family
 
 
 class JobTallies(Collector):
@@ -125,6 +61,7 @@ class Tally:
     """What a version has scored since it was loaded."""
 
     requests: int = 0
+    executions: int = 0  # batches: small requests that come together are one
     rows: int = 0
     last: float = 0.0  # when the last request was scored, in seconds since 1970
     seconds: dict[str, float] = field(default_factory=dict)  # by stage
@@ -140,10 +77,9 @@ class Metrics:
         self.shown: Collector = registry  # what a scrape is answered; where several processes serve, the metrics of all
         by_version = ("detector", "version")
         requests = Counter("farfield_requests", "Requests by route and status code.", ("route", "code"), registry=registry)
-        durations = Histogram(
-            "farfield_request_duration_seconds", "Time from the first byte read to the last written.",
-            ("route",), buckets=SECONDS_BUCKETS, registry=registry,
-        )  # fmt: skip
+        self._durations = Distribution(
+            "farfield_request_duration_seconds", "Time from the first byte read to the last written.", ("route",), SECONDS_BUCKETS
+        )
         self._stages = Distribution("farfield_stage_duration_seconds", "Time spent in each stage of scoring a request.", ("stage",))
         for stage in STAGES:
             self._stages.declare((stage,), np.array(SECONDS_BUCKETS))
@@ -175,12 +111,12 @@ class Metrics:
         self._loaded_limit = Gauge("farfield_loaded_bytes_limit", "Bytes that the versions in memory may have.", registry=registry)
         # The series of these labels never go, and looking one up takes longer than adding to it.
         self._requests_of: Callable[..., Any] = cache(requests.labels)
-        self._duration_of: Callable[..., Any] = cache(durations.labels)
         self._jobs = JobTallies()
         self.drift = DriftFigures(lambda labels: labels in self._counters)
         self.feed = OutlierFigures(registry)
         registry.register(self.drift)
         registry.register(self._jobs)
+        registry.register(self._durations)
         registry.register(self._stages)
         registry.register(self._scores)
         registry.register(self._p_values)
@@ -203,9 +139,10 @@ class Metrics:
 
     def request(self, route: str, code: int, seconds: float) -> None:
         self._requests_of(route, code).inc()
-        self._duration_of(route).observe(seconds)
+        self._durations.observe((route,), [seconds])
 
-    def scored(self, name: str, number: int, verdicts: Verdicts) -> None:
+    def scored(self, name: str, number: int, verdicts: Verdicts, requests: Sequence[dict[str, float]]) -> None:
+        """A batch was scored, for as many requests as there are times of their stages."""
         labels = (name, str(number))
         counters = self._counters.get(labels)
         if counters is None:
@@ -217,11 +154,12 @@ class Metrics:
         self._p_values.observe(labels, verdicts.p_values)
         with self._lock:
             tally = self._tallies.get((name, number), Tally())  # of nobody, if unloaded this instant
-            tally.requests += 1
+            tally.requests += len(requests)
+            tally.executions += 1
             tally.rows += len(verdicts.scores)
             tally.last = time.time()
-            for stage, spent in verdicts.seconds.items():
-                tally.seconds[stage] = tally.seconds.get(stage, 0.0) + spent
+            for stage in STAGES:
+                tally.seconds[stage] = sum([seconds.get(stage, 0.0) for seconds in requests], tally.seconds.get(stage, 0.0))
 
     def failed(self, name: str, number: int, seconds: float) -> None:
         """A request that reached a loaded version and was refused by it after ``seconds``."""
@@ -234,9 +172,10 @@ class Metrics:
         with self._lock:
             return deepcopy(self._tallies.get((name, number), Tally()))
 
-    def stages(self, seconds: dict[str, float]) -> None:
-        for stage, spent in seconds.items():
-            self._stages.observe((stage,), np.array((spent,)))
+    def stages(self, requests: Sequence[dict[str, float]]) -> None:
+        """How long each stage of each request took."""
+        for stage in STAGES:
+            self._stages.observe((stage,), [seconds[stage] for seconds in requests if stage in seconds])
 
     def version_loaded(self, name: str, number: int, manifest: Manifest, fitted: Fitted) -> None:
         labels = (name, str(number))

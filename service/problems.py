@@ -73,23 +73,26 @@ def problem(
     return Response(json.dumps(content), status, headers, media_type="application/problem+json")
 
 
+REFUSALS = (errors.ServiceError, HTTPException, ClientDisconnect)  # what ``refusal`` answers
+
+
+def refusal(request: Request, error: Exception) -> Response:
+    """The answer to a request that ended in one of ``REFUSALS``."""
+    if isinstance(error, errors.ServiceError):
+        return _refused(request, error)
+    if isinstance(error, HTTPException):
+        return _unrouted(request, error)
+    return Response(status_code=CLIENT_GONE)  # nobody reads it; the status is for the metrics
+
+
 def install(app: FastAPI) -> None:
     """Answer every refusal and every unexpected error as a problem."""
 
-    @app.exception_handler(errors.ServiceError)
-    async def refused(request: Request, error: errors.ServiceError) -> Response:
-        status, slug = STATUS[type(error)]
-        detail = str(error)
-        if isinstance(error, errors.StoreUnavailable):
-            request.app.state.service.metrics.store_error()
-            log.warning("%s", error)
-            detail = error.public
-        more: dict[str, Any] = {}
-        if isinstance(error, errors.InvalidInput | errors.TooLarge) and error.pointer:
-            more["errors"] = [{"detail": str(error), "pointer": error.pointer}]
-        retry_after = getattr(error, "retry_after", None)
-        headers = {"Retry-After": str(retry_after)} if retry_after else None
-        return problem(request, status, detail, slug=slug, headers=headers, **more)
+    async def refused(request: Request, error: Exception) -> Response:
+        return refusal(request, error)
+
+    for kind in REFUSALS:
+        app.add_exception_handler(kind, refused)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
@@ -97,24 +100,35 @@ def install(app: FastAPI) -> None:
         detail = "; ".join(f"{item['pointer']}: {item['detail']}" for item in found)
         return problem(request, 422, detail, slug="invalid-input", errors=found)
 
-    @app.exception_handler(HTTPException)
-    async def unrouted(request: Request, error: HTTPException) -> Response:
-        headers = dict(error.headers or {})
-        detail = {
-            404: f"there is nothing at {request.scope['path']!r}; GET /docs describes what there is",
-            405: f"{request.method} is not among the methods of this path: {headers.get('Allow') or headers.get('allow')}",
-        }.get(error.status_code, str(error.detail))
-        slug = {413: "too-large", 503: "overloaded"}.get(error.status_code)
-        return problem(request, error.status_code, detail, slug=slug, headers=headers)
-
-    @app.exception_handler(ClientDisconnect)
-    async def gone(*_: Any) -> Response:
-        return Response(status_code=CLIENT_GONE)  # nobody reads it; the status is for the metrics
-
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> Response:
         log.error("unexpected error on %s", request.url.path, exc_info=error)
         return problem(request, 500, "the service failed on this request; its log has the details")
+
+
+def _refused(request: Request, error: errors.ServiceError) -> Response:
+    status, slug = STATUS[type(error)]
+    detail = str(error)
+    if isinstance(error, errors.StoreUnavailable):
+        request.app.state.service.metrics.store_error()
+        log.warning("%s", error)
+        detail = error.public
+    more: dict[str, Any] = {}
+    if isinstance(error, errors.InvalidInput | errors.TooLarge) and error.pointer:
+        more["errors"] = [{"detail": str(error), "pointer": error.pointer}]
+    retry_after = getattr(error, "retry_after", None)
+    headers = {"Retry-After": str(retry_after)} if retry_after else None
+    return problem(request, status, detail, slug=slug, headers=headers, **more)
+
+
+def _unrouted(request: Request, error: HTTPException) -> Response:
+    headers = dict(error.headers or {})
+    detail = {
+        404: f"there is nothing at {request.scope['path']!r}; GET /docs describes what there is",
+        405: f"{request.method} is not among the methods of this path: {headers.get('Allow') or headers.get('allow')}",
+    }.get(error.status_code, str(error.detail))
+    slug = {413: "too-large", 503: "overloaded"}.get(error.status_code)
+    return problem(request, error.status_code, detail, slug=slug, headers=headers)
 
 
 def explained(item: Mapping[str, Any]) -> str:

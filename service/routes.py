@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 
 from service.drift.monitor import Drift
-from service.engine import Verdicts
 from service.gate import Gate
 from service.jobs.queue import Jobs
 from service.jobs.watch import JobWatch
@@ -21,7 +18,7 @@ from service.names import ALIAS_PATTERN, NAME_PATTERN, checked_alias
 from service.outliers.feed import Feed
 from service.outliers.feedback import Feedback
 from service.outliers.shadow import Shadows
-from service.outliers.sightings import Asked, Sightings
+from service.outliers.sightings import Sightings
 from service.schemas import (
     AliasHistory,
     AliasRequest,
@@ -35,12 +32,10 @@ from service.schemas import (
     VersionList,
     VersionSummary,
 )
-from service.scoring.callers import Caller
+from service.scoring.judging import Judging
 from service.settings import Settings
 from service.store import Store
-from service.versions import Loaded, Routing, Versions, routes
-
-T = TypeVar("T")
+from service.versions import Routing, Versions, routes
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +47,7 @@ class Service:
     versions: Versions
     metrics: Metrics
     gate: Gate  # for scoring
+    judging: Judging
     jobs: Jobs
     watch: JobWatch
     lookups: Gate  # for versions that are not in memory: a store that hangs must not take the threads of scoring
@@ -61,47 +57,6 @@ class Service:
     sightings: Sightings
     feedback: Feedback
     shadows: Shadows
-
-    async def judge(
-        self,
-        loaded: Loaded,
-        judge: Callable[..., tuple[T, Verdicts]],
-        *arguments: Any,
-        caller: Caller | None = None,
-        asked: Asked | None = None,
-        at_once: Callable[..., bool] = lambda *arguments: False,
-    ) -> T:
-        """The answer that ``judge`` gives from the version, ``arguments`` and the settings; counted, and so is a refusal.
-
-        It runs in a thread, unless ``at_once`` says of the same arguments that they are too little to be worth the way there.
-        ``asked`` is what is known of the request beside its verdicts, once it is judged.
-        """
-        arrived = time.perf_counter()
-
-        def queued() -> tuple[T, Verdicts]:
-            waited = time.perf_counter() - ready
-            if caller:
-                caller.check()
-            answer, verdicts = judge(loaded, *arguments, self.settings)
-            verdicts.seconds["queue"] = waited
-            return answer, verdicts
-
-        try:
-            inline = at_once(loaded, *arguments, self.settings)
-            ready = time.perf_counter()
-            if inline:
-                answer, verdicts = queued()
-            else:
-                answer, verdicts = await self.gate.run(queued, key=loaded.name, caller=caller)
-        except Exception:
-            self.metrics.failed(loaded.name, loaded.number, time.perf_counter() - arrived)
-            raise
-        self.metrics.scored(loaded.name, loaded.number, verdicts)
-        self.drift.observe(loaded, verdicts)
-        self.sightings.observe(loaded, verdicts, asked)
-        self.shadows.observe(loaded, verdicts, asked)
-        self.metrics.stages(verdicts.seconds)
-        return answer
 
 
 def _service(request: Request) -> Service:
@@ -221,6 +176,7 @@ def _version(manifest: Manifest, number: int, aliases: dict[str, int]) -> Versio
         n_calibration=manifest.calibration.n,
         alpha=manifest.alpha,
         source=manifest.source.model_dump(),
+        facts=manifest.facts,
         golden_rows=manifest.golden.rows + manifest.golden.inputs,
         bytes=sum(blob.size for blob in manifest.blobs.values()),
         parent=manifest.parent,

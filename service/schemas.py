@@ -110,6 +110,7 @@ class VersionSummary(Schema):
     n_calibration: int
     alpha: float
     source: dict[str, Any]
+    facts: list[dict[str, float]] = Field(description="What each detector of the version tells of its fit, such as its `jitter`.")
     golden_rows: int
     bytes: int
     parent: int | None

@@ -60,7 +60,14 @@ def feed() -> list[Panel]:
             ),
             nothing="no feedback",
         ),
-        webhooks("Webhooks by how they ended", 24),
+        webhooks("Webhooks by how they ended", 12),
+        lines(
+            "Deliveries that wait",
+            "Of outliers to a target, at most: new ones, and those whose last try failed. 100 that failed hold the new ones up.",
+            "short",
+            Query(f"max by (detector) (farfield_webhooks_waiting{{{OF}}})", "{{detector}}"),  # of the store too
+            steps=((100, "yellow"),),
+        ),
     ]
 
 

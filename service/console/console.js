@@ -9,6 +9,7 @@ import { Jobs } from "./jobs.js";
 import { drawLive } from "./live.js";
 import { SHOWN as OUTLIERS, drawOutliers } from "./outliers.js";
 import { Panel } from "./panel.js";
+import { keepReadable } from "./tables.js";
 import { Trial } from "./trial.js";
 import { Versions, reachedByRollback } from "./versions.js";
 
@@ -133,6 +134,7 @@ function showLive() {
 byId("reset-drift").addEventListener("click", () => resetDrift(drift.answer, () => drift.look()));
 addEventListener("hashchange", list);
 addEventListener("resize", showLive);
+keepReadable();
 keep(2, lookAtHealth);
 keep(2, lookAtCounts);
 keep(10, list);

@@ -52,9 +52,15 @@ const formatter = (options) => {
   return (value) => format.format(value);
 };
 
+/** As few characters as a number needs, however large or small it is. */
+const short = (digits) => {
+  const [plain, powers] = ["standard", "scientific"].map((notation) => formatter({ maximumSignificantDigits: digits, notation }));
+  return (value) => (value === 0 || (Math.abs(value) >= 1e-4 && Math.abs(value) < 1e6) ? plain : powers)(value);
+};
+
 export const whole = formatter({ maximumFractionDigits: 0 });
-export const precise = formatter({ maximumSignificantDigits: 5 });
-export const brief = formatter({ maximumSignificantDigits: 3 });
+export const precise = short(5);
+export const brief = short(3);
 export const percent = formatter({ style: "percent", maximumSignificantDigits: 3 });
 
 export const count = (amount, noun) => `${whole(amount)} ${noun}${amount === 1 ? "" : "s"}`;

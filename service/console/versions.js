@@ -52,7 +52,7 @@ export class Versions {
 
   row(version) {
     const width = version.levels.reduce((sum, level) => sum + level.width, 0);
-    const aliases = version.aliases.map((alias) => html("span", { class: alias === ALIAS ? "badge champion" : "badge" }, alias));
+    const aliases = version.aliases.map((alias) => html("span", { class: alias === ALIAS ? "badge champion" : "badge", title: alias }, alias));
     const about = { type: "button", "data-focus": version.version, "aria-label": `Promote version ${version.version}` };
     const promote = html("button", { ...about, onclick: () => this.promote(version.version) }, "Promote");
     return html(

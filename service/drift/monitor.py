@@ -25,7 +25,7 @@ from service.connection import Connection, Declined, reached
 from service.drift.figures import DriftFigures
 from service.drift.report import figures
 from service.drift.stream import Floats, Reference, Sighting, Stream
-from service.engine import Verdicts
+from service.verdicts import Verdicts
 from service.versions import Loaded
 
 log = logging.getLogger(__name__)

@@ -100,7 +100,8 @@ def fit(
         options = _config(config, {key: value for key, value in given.items() if value is not None})
         settings = settings_of(store=options.store, fit_memory=options.memory, cluster=options.cluster)
         places = [options.data] if isinstance(options.data, str) else options.data or []
-        task = task_of(options, settings, places, allow=schemes(places), preprocessing=options.preprocessing)
+        allow = schemes([*places, *([options.classes] if isinstance(options.classes, str) else [])])
+        task = task_of(options, settings, places, allow=allow, preprocessing=options.preprocessing)
         for line in task.source.describe():
             err.print(escape(line), highlight=False, soft_wrap=True)
         if dry_run:

@@ -23,7 +23,10 @@ end
 local failing = redis.call('XPENDING', KEYS[1], ARGV[1])[1]
 if #taken < room and failing < tonumber(ARGV[8]) then
   local new = redis.call('XREADGROUP', 'GROUP', ARGV[1], 'farfield', 'COUNT', room - #taken, 'STREAMS', KEYS[1], '>')
-  for _, entry in ipairs(new and new[1][2] or {}) do taken[#taken + 1] = {entry[1], 0, entry[2]} end
+  local entries = new and new[1][2] or {}
+  for _, entry in ipairs(entries) do taken[#taken + 1] = {entry[1], 0, entry[2]} end
+  -- The last one was read: told so, the server forgets that it counted those that the stream lost unread as still to come.
+  if #entries > 0 and #taken < room then redis.call('XGROUP', 'SETID', KEYS[1], ARGV[1], '$') end
 end
 if #taken > 0 then
   if used == 0 then redis.call('SET', KEYS[2], #taken, 'EX', 60) else redis.call('SET', KEYS[2], used + #taken, 'KEEPTTL') end

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -19,6 +18,7 @@ from service.outliers.feed import Feed
 from service.outliers.feedback import Feedback
 from service.outliers.recalibration import recalibrate
 from service.outliers.schemas import MarkAnswer, OutlierAnswer
+from service.sources.files import schemes, shown_url
 from service.store import Store
 from service.terminal import out, print_json, refusals, say
 from service.versions import routes
@@ -55,7 +55,7 @@ def feedback(
     verdict: Annotated[
         Literal["false_alarm", "confirmed", "none"] | None, typer.Option("--verdict", help="What they are; none takes it back.")
     ] = None,
-    data: Annotated[Path | None, typer.Option("--data", help="A file with the rows, in the order of the keys.")] = None,
+    data: Annotated[str | None, typer.Option("--data", help="A file or URL with the rows, in the order of the keys.")] = None,
     as_json: JsonOption = False,
     store: StoreOption = None,
 ) -> None:
@@ -108,12 +108,13 @@ def calibrate(
         say(f"left out: {result['without_row']} false alarms without their row, {result['unlike']} of another width or extractor")
 
 
-def _rows(data: Path, count: int, manifest: Manifest) -> NDArray[Any]:
+def _rows(data: str, count: int, manifest: Manifest) -> NDArray[Any]:
     if manifest.extractor:
         raise errors.InvalidInput("rows of a detector with an extractor come from the feed alone: leave --data out")
-    found = sources.aligned(sources.read(data, features=manifest.feature_names), manifest.feature_names).batch.rows
+    names = manifest.feature_names
+    found = sources.aligned(sources.read(data, features=names, allow=schemes([data])), names).batch.rows
     if found is None or found.shape != (count, manifest.width):
-        raise errors.InvalidInput(f"{data} must hold {count} rows of {manifest.width} numbers, one for each key")
+        raise errors.InvalidInput(f"{shown_url(data)} must hold {count} rows of {manifest.width} numbers, one for each key")
     return finite_rows(found)
 
 

@@ -5,21 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from service.names import VERDICTS
 
+BEFORE, AFTER = "version", "shadow"  # who alone called a row an outlier
+BOTH, NEITHER = "both", "neither"
+BUSY, FAILED = "busy", "failed"  # why a shadow did not score a row
 OUTCOMES = ("delivered", "failed", "given_up")  # of webhooks, as the store counts them
 DIFFERENCES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 
 
 class OutlierFigures(Collector):
-    """``counts`` are the store's, by detector: the same in every process."""
+    """Counts of this process, and of the store, which are the same in every process. What may be counted begins at 0.
+
+    A counter that began with its first event would hide it: an increase is one between two scrapes.
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         by_pair = ("detector", "version", "shadow")
-        self.counts: dict[str, dict[str, int]] = {}
+        self._counts: dict[str, dict[str, int]] = {}
+        self._waiting: dict[str, int] = {}
         self.dropped = Counter(
             "farfield_outliers_dropped", "Outliers that the feed lost, since too many waited.", ("detector",), registry=registry
         )
@@ -37,19 +44,41 @@ class OutlierFigures(Collector):
         )
         registry.register(self)
 
+    def refresh(self, counts: dict[str, dict[str, int]], waiting: dict[str, int]) -> None:
+        """What the store counts of each detector that has a version in memory; series of others go."""
+        for name in counts:
+            self.dropped.labels(name)
+        for name in self._counts.keys() - counts.keys():
+            for metric in (self.dropped, self.last, self.unshadowed):
+                metric.remove_by_labels({"detector": name})
+        self._counts, self._waiting = counts, waiting
+
+    def declare_pair(self, name: str, version: int, shadow: int) -> None:
+        """A version has this shadow from now on."""
+        labels = (name, str(version), str(shadow))
+        for who in (BOTH, NEITHER, BEFORE, AFTER):
+            self.shadowed.labels(*labels, who)
+        self.differences.labels(*labels)
+        for reason in (BUSY, FAILED):
+            self.unshadowed.labels(name, reason)
+
     def forget_pairs(self, name: str) -> None:
         """Of a detector whose shadow is another one now, or none."""
         for metric in (self.shadowed, self.differences):
             metric.remove_by_labels({"detector": name})
 
-    def collect(self) -> Iterator[CounterMetricFamily]:
-        current = self.counts  # replaced whole, never changed
+    def collect(self) -> Iterator[Metric]:
+        counts, waiting = self._counts, self._waiting  # replaced whole, never changed
         for name, text, label, values in (
             ("farfield_feedback", "Rows marked by feedback.", "verdict", VERDICTS),
             ("farfield_webhooks", "Tries to deliver an outlier, by how they ended.", "outcome", OUTCOMES),
         ):
             family = CounterMetricFamily(name, text, labels=("detector", label))
-            for detector, counts in current.items():
+            for detector, found in counts.items():
                 for value in values:
-                    family.add_metric((detector, value), counts.get(value, 0))
+                    family.add_metric((detector, value), found.get(value, 0))
             yield family
+        queue = GaugeMetricFamily("farfield_webhooks_waiting", "Deliveries that are still to be done, at most.", labels=("detector",))
+        for detector, deliveries in waiting.items():
+            queue.add_metric((detector,), deliveries)
+        yield queue

@@ -9,7 +9,8 @@ from pydantic import ConfigDict, Field
 from service.names import ALIAS_PATTERN, Verdict
 from service.outliers.feed import Outlier, encoded, timestamp
 from service.outliers.feedback import Mark
-from service.outliers.shadow import AFTER, BEFORE, BOTH, NEITHER, Pair, Setting
+from service.outliers.figures import AFTER, BEFORE, BOTH, NEITHER
+from service.outliers.shadow import Pair, Setting
 from service.schemas import Schema
 
 

@@ -21,18 +21,17 @@ from numpy.typing import NDArray
 
 from service import errors
 from service.connection import Connection, reached
-from service.engine import Fitted, Verdicts
+from service.engine import Fitted
 from service.features import Batch, Features, extract
-from service.outliers.figures import OutlierFigures
+from service.outliers.figures import AFTER, BEFORE, BOTH, BUSY, FAILED, NEITHER, OutlierFigures
 from service.outliers.sightings import Asked
+from service.verdicts import Verdicts
 from service.versions import Loaded, Versions
 
 log = logging.getLogger(__name__)
 
 MOST_ROWS = 4096  # that wait to be scored, over all detectors
 MOST_BYTES = 64 * 2**20  # of their features and images
-BEFORE, AFTER = "version", "shadow"  # who alone called a row an outlier
-BOTH, NEITHER = "both", "neither"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +107,7 @@ class Shadows:
             inputs = None if _same_features(loaded.fitted, pair.shadow.fitted) or batch is None else batch.take(chosen)
             drawn = Drawn(pair, verdicts.p_values[chosen], verdicts.features[chosen], inputs)
             if self._rows + len(chosen) > MOST_ROWS or self._bytes + drawn.size > MOST_BYTES:
-                self._figures.unshadowed.labels(loaded.name, "busy").inc(len(chosen))
+                self._figures.unshadowed.labels(loaded.name, BUSY).inc(len(chosen))
             else:
                 self._waiting.append(drawn)
                 self._count(drawn, +1)
@@ -122,7 +121,7 @@ class Shadows:
                 p_values = _p_values(drawn)
             except Exception as error:  # noqa: BLE001  # whatever is wrong with a version, the others are compared
                 log.warning("version %d of %s cannot shadow: %s", drawn.pair.shadow.number, drawn.pair.shadow.name, error)
-                self._figures.unshadowed.labels(drawn.pair.version.name, "failed").inc(len(drawn.p_values))
+                self._figures.unshadowed.labels(drawn.pair.version.name, FAILED).inc(len(drawn.p_values))
                 continue
             self._compare(drawn, p_values)
 
@@ -138,6 +137,8 @@ class Shadows:
         for name, old in self._pairs.items():
             if not old.same(pairs.get(name)):
                 self._figures.forget_pairs(name)
+        for name, pair in pairs.items():
+            self._figures.declare_pair(name, pair.version.number, pair.shadow.number)
         self._pairs = pairs
 
     def put(self, name: str, setting: Setting) -> None:

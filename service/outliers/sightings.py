@@ -13,7 +13,7 @@ import uuid
 from collections import deque
 from dataclasses import dataclass
 from itertools import chain
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +21,11 @@ from PIL import Image
 
 from models import ImageError
 from models.preprocessing import DEFAULT_MAX_PIXELS, decode
-from service.engine import Verdicts
 from service.errors import InvalidInput, StoreUnavailable
 from service.features import Batch, EncodedImage, Features
 from service.outliers.feed import Feed, Outlier, event_id
 from service.outliers.figures import OutlierFigures
+from service.verdicts import Verdicts
 from service.versions import Loaded
 
 log = logging.getLogger(__name__)
@@ -89,6 +89,7 @@ class Sighting:
         """As the feed has them, with their ``shares`` (n, d), and with ``inputs`` also what they were scored from."""
         fitted = self.loaded.fitted
         kept = inputs and self.features[:1].nbytes <= MOST_FEATURE_BYTES
+        attributions: list[list[dict[str, Any]]] = [[]] * len(self.keys) if shares is None else fitted.largest_shares(shares, SHARES)
         return [
             Outlier(
                 id=event_id(self.loaded.name, self.loaded.number, key, float(self.scores[i])),
@@ -98,7 +99,7 @@ class Sighting:
                 p_value=float(self.p_values[i]),
                 alpha=self.alpha,
                 time=self.time,
-                attribution=[] if shares is None else fitted.largest_shares(shares[i], SHARES),
+                attribution=attributions[i],
                 extractor=fitted.extractor.digest if fitted.extractor else "",
                 features=self.features[i] if kept else None,
                 thumbnail=_thumbnail(self.images[i]) if inputs and self.images else b"",

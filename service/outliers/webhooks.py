@@ -13,12 +13,14 @@ import logging
 import random
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any, Self
 
 import orjson
+from redis.exceptions import NoPermissionError
 
 from service import errors
-from service.connection import reached
+from service.connection import Connection, reached
 from service.outliers.feed import Outlier, counts_key, stream_key, timestamp
 from service.outliers.targets import SECONDS, Target, Undelivered
 from service.settings import Settings
@@ -35,6 +37,7 @@ JITTER = 0.5  # by which share a pause may be longer, by chance
 MOST_TRIES = 12  # over some four hours
 MOST_FAILING = 100  # outliers of a detector that wait for another try: no new one is taken then
 NEW_TARGET_SECONDS = 3600  # a target that is new gets the outliers of so long ago and later
+OLD_TARGET_SECONDS = 2 * LONGEST_PAUSE  # a target that no worker has looked after for so long is one of no worker's settings any more
 
 
 class Webhooks:
@@ -131,3 +134,30 @@ def event(name: str, outlier: Outlier) -> bytes:
         "data": {"detector": name, **outlier.plain()},
     }
     return orjson.dumps(told)
+
+
+def waiting(connection: Connection, names: Sequence[str]) -> dict[str, int]:
+    """Deliveries that are still to be done of the outliers of each detector: those never tried, and those that wait for another try.
+
+    At most: less where outliers left the feed before they were tried. Redis 6.2 does not tell of those never tried. A detector is
+    left out where the user may not ask. Raises StoreUnavailable.
+    """
+    with reached():
+        asked = connection.client.pipeline(transaction=False)
+        for name in names:
+            asked.xlen(stream_key(name)).xinfo_groups(stream_key(name))
+        answers = asked.execute(raise_on_error=False)
+        told = {
+            name: found
+            for name, *found in zip(names, answers[::2], answers[1::2], strict=True)
+            if NoPermissionError not in map(type, found)
+        }
+        groups = [(name, length, group) for name, (length, found) in told.items() if length for group in found]
+        for name, _, group in groups:
+            asked.xinfo_consumers(stream_key(name), group["name"])
+        consumers = asked.execute()
+    counts = dict.fromkeys(told, 0)
+    for (name, length, group), found in zip(groups, consumers, strict=True):
+        if any(one["idle"] < 1000 * OLD_TARGET_SECONDS for one in found):
+            counts[name] += group["pending"] + min(group.get("lag") or 0, length)
+    return counts

@@ -15,7 +15,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
 from service.errors import InvalidInput, TooLarge
-from service.protocol.query import JsonObject, Query, query_of
+from service.protocol.query import Form, JsonObject, Query
 from service.protocol.tensors import BYTES, DATATYPES, Output, Slot, Tensor, tensor_of_bytes, tensor_of_numbers
 from service.settings import Settings
 
@@ -81,7 +81,7 @@ class Message:
         ]
         outputs = [{"name": asked.name, "parameters": _plain(asked.parameters)} for asked in head.outputs]
         document = {"id": head.id or None, "parameters": _plain(head.parameters), "inputs": inputs, "outputs": outputs}
-        return query_of(document, self._tensor)
+        return Form.of(document).query(self._tensor)
 
     def answer(self, head: JsonObject, outputs: list[Output]) -> bytes:
         """A ModelInferResponse, with all outputs as binary data."""

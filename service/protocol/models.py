@@ -9,7 +9,7 @@ from service import __version__
 from service.errors import InvalidInput, NotReady, UnknownDetector, Unsupported
 from service.names import ALIAS_PATTERN
 from service.protocol.schemas import IndexEntry, ModelMetadata, ModelReady, ServerMetadata, Statistics
-from service.protocol.scoring import Inferred, Sent, Task, at_once, judge
+from service.protocol.scoring import Inferred, Sent, Task
 from service.routes import Service
 from service.scoring.callers import Caller
 from service.versions import Loaded, Reference, Versions, routes
@@ -66,7 +66,7 @@ class Models:
 
         It came at ``since``, by time.monotonic, from when on what its timeout allows counts.
         """
-        return await self.parts.judge(loaded, judge, Task(sent, caller, since), caller=caller, at_once=at_once)
+        return await self.parts.judging.judge(loaded, Task(sent, caller, since))
 
     async def index(self, *, only_ready: bool) -> list[IndexEntry]:
         """All versions of all models, or those that are in memory."""

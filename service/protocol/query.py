@@ -26,15 +26,30 @@ class Query:
     binary: bool = False  # whether outputs that ``outputs`` does not name are binary data
 
 
-def query_of(document: JsonObject, read: Reader) -> Query:
-    """The request that a document in the protocol's JSON form describes; ``read`` finds the data of each input in turn."""
-    inputs = _inputs(document.get("inputs"), read)
-    parameters = dict(_parameters(document, "the request"))
-    binary = _flag(parameters.pop("binary_data_output", False), "binary_data_output")
-    identity = document.get("id")
-    if not isinstance(identity, str | None):
-        raise InvalidInput("id must be a string", "#/id")
-    return Query(inputs, identity, parameters, _outputs(document.get("outputs"), binary), binary)
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What a request says beside its data. Requests that say the same share it: it never changes."""
+
+    inputs: tuple[tuple[JsonObject, Slot], ...]
+    id: str | None
+    parameters: JsonObject
+    outputs: dict[str, bool] | None
+    binary: bool
+
+    @classmethod
+    def of(cls, document: JsonObject) -> Form:
+        """That of a document in the protocol's JSON form. Raises InvalidInput and Unsupported."""
+        parameters = dict(_parameters(document, "the request"))
+        binary = _flag(parameters.pop("binary_data_output", False), "binary_data_output")
+        identity = document.get("id")
+        if not isinstance(identity, str | None):
+            raise InvalidInput("id must be a string", "#/id")
+        return cls(_inputs(document.get("inputs")), identity, parameters, _outputs(document.get("outputs"), binary), binary)
+
+    def query(self, read: Reader) -> Query:
+        """The request; ``read`` finds the data of each input in turn."""
+        found = {slot.name: read(index, item, slot) for index, (item, slot) in enumerate(self.inputs)}
+        return Query(found, self.id, self.parameters, self.outputs, self.binary)
 
 
 def object_of(value: Any, what: str) -> JsonObject:
@@ -44,18 +59,18 @@ def object_of(value: Any, what: str) -> JsonObject:
     return value
 
 
-def _inputs(items: Any, read: Reader) -> dict[str, Tensor]:
+def _inputs(items: Any) -> tuple[tuple[JsonObject, Slot], ...]:
     if not isinstance(items, list) or not items:
         raise InvalidInput('the request must have "inputs": a list with an object for each input', "#/inputs")
-    found: dict[str, Tensor] = {}
+    found: dict[str, tuple[JsonObject, Slot]] = {}
     for index, item in enumerate(items):
         slot = _slot(object_of(item, f"input {index}"), index)
         if slot.name in found:
             raise InvalidInput(f"input {slot.name!r} is given twice", "#/inputs")
         if any(key.startswith("shared_memory") for key in _parameters(item, f"input {slot.name!r}")):
             raise Unsupported(f"input {slot.name!r} lies in shared memory, which this server does not read: send the data")
-        found[slot.name] = read(index, item, slot)
-    return found
+        found[slot.name] = item, slot
+    return tuple(found.values())
 
 
 def _slot(item: JsonObject, index: int) -> Slot:

@@ -1,13 +1,14 @@
 """The Open Inference Protocol v2 over HTTP, under ``/v2``.
 
 The interface of Triton, KServe and MLServer, so that their clients score here unchanged. What a detector or version is
-called, and what each number means, is as under ``/v1``; the scores are the same to the last bit.
+called, and what each number means, is as under ``/v1``; a batch that is scored by itself has the same scores to the last bit.
 """
 
 from __future__ import annotations
 
 import re
 import time
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import orjson
@@ -32,7 +33,8 @@ from service.protocol.schemas import (
     Statistics,
 )
 from service.routes import Name
-from service.scoring.callers import Caller
+from service.scoring.callers import Caller, headers_of
+from service.scoring.encoders import Encoded
 from service.scoring.scoring import body_of
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -175,24 +177,23 @@ async def unload(name: Name, request: Request, models: Found) -> ModelReady:
     return await models.unload(name, _parameters(await request.body()))
 
 
-async def _direct(request: Request, _query: bytes) -> Response:
-    given: dict[str, str] = request.path_params
-    return await _infer(_models(request), given["name"], given.get("version", ""), request)
+async def _direct(request: Request, parts: Mapping[str, str], _query: bytes) -> Response:
+    return await _infer(_models(request), parts["name"], parts.get("version", ""), request)
 
 
 async def _infer(models: Models, name: str, version: str, request: Request) -> Response:
-    since, caller = time.monotonic(), Caller.of(request)
+    headers = headers_of(request)
+    since, caller = time.monotonic(), Caller.of(request.receive, headers)
     loaded = await models.loaded(name, reference_of(version))
-    asked = request.headers.get
-    body = Body(await body_of(request), asked("content-encoding", ""), asked(HEADER_LENGTH), asked("accept-encoding", ""))
+    given = await body_of(request)
+    body = Body(given, headers.get("content-encoding", ""), headers.get(HEADER_LENGTH.lower()), headers.get("accept-encoding", ""))
     inferred = await models.infer(loaded, body, caller, since)
-    answer, headers = inferred.answer, {"Server-Timing": inferred.timing()}
+    answer, told = inferred.answer, {"server-timing": inferred.timing()}
     if answer.header_length is not None:
-        headers[HEADER_LENGTH] = str(answer.header_length)
+        told[HEADER_LENGTH.lower()] = str(answer.header_length)
     if answer.encoding:
-        headers["Content-Encoding"] = answer.encoding
-    media = "application/json" if answer.header_length is None else "application/octet-stream"
-    return Response(answer.body, headers=headers, media_type=media)
+        told["content-encoding"] = answer.encoding
+    return Encoded(answer.body, "application/json" if answer.header_length is None else "application/octet-stream", told)
 
 
 def _parameters(body: bytes) -> set[str]:

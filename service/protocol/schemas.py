@@ -164,7 +164,7 @@ class ModelStatistics(BaseModel):
     version: str
     last_inference: int = Field(description="Milliseconds since 1970; 0 before the first.")
     inference_count: int = Field(description="Rows or images scored.")
-    execution_count: int = Field(description="Requests scored.")
+    execution_count: int = Field(description="Batches scored: small requests that come together are one.")
     inference_stats: Durations
     batch_stats: list[dict[str, Any]] = Field(description="Always empty: sizes of batches are not bounded.")
 
@@ -175,7 +175,7 @@ class ModelStatistics(BaseModel):
             version=str(number),
             last_inference=round(1000 * tally.last),
             inference_count=tally.rows,
-            execution_count=tally.requests,
+            execution_count=tally.executions,
             inference_stats=Durations.of(tally),
             batch_stats=[],
         )

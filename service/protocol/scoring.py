@@ -20,8 +20,11 @@ from service.schemas import Options
 from service.scoring import codecs
 from service.scoring.callers import Caller
 from service.scoring.encoders import TAIL
-from service.scoring.scoring import INLINE_BYTES, little, timing
+from service.scoring.judging import little
+from service.scoring.scoring import INLINE_BYTES, terms_of, timing
+from service.scoring.work import Terms
 from service.settings import Settings
+from service.verdicts import Verdicts
 from service.versions import Loaded
 
 ATTRIBUTION = "attribution"
@@ -68,16 +71,33 @@ class Task(Generic[T]):
     sent: Sent[T]
     caller: Caller
     since: float  # when it came, by time.monotonic
-    asked: Asked | None = None
+    asked: Asked = field(init=False)  # once it is decoded
+    batch: Batch | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    keys: list[str] | None = None  # the protocol has no names for rows, nor for requests
+    request: str = ""
 
-    def decode(self, loaded: Loaded, settings: Settings) -> Asked:
-        """What is asked; looked into once."""
-        if self.asked is None:
+    def at_once(self, loaded: Loaded, settings: Settings) -> bool:
+        if self.sent.size is None or self.sent.size > INLINE_BYTES or loaded.fitted.extractor:
+            return False
+        return little(loaded, len(self.decode(loaded, settings))) and ATTRIBUTION not in self.asked.outputs
+
+    def decode(self, loaded: Loaded, settings: Settings) -> Batch:
+        if self.batch is None:
             with Timed(self.seconds, "decode"):
                 self.asked = _decoded(loaded.fitted, self.sent, settings)
             self.caller.deadline = min(self.caller.deadline, self.since + self.asked.timeout)
-        return self.asked
+            self.batch = self.asked.batch
+        return self.batch
+
+    def terms(self) -> Terms:
+        by = "feature" if ATTRIBUTION in self.asked.outputs else None
+        return terms_of(self.asked.options)._replace(attribute_by=by)
+
+    def encode(self, loaded: Loaded, verdicts: Verdicts) -> Inferred[T]:
+        arrays = (verdicts.scores, verdicts.p_values, verdicts.is_outlier, verdicts.attributions)
+        head = _head(loaded, self.asked.query, self.asked.options, verdicts)
+        return Inferred(self.sent.answer(head, _asked(self.asked.outputs, self.asked.slots, arrays)), verdicts.seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,36 +110,6 @@ class Inferred(Generic[T]):
     def timing(self) -> str:
         """As in the header ``Server-Timing`` of the native interface."""
         return timing(self.seconds)
-
-
-def at_once(loaded: Loaded, task: Task[Any], settings: Settings) -> bool:
-    """Whether to score on the event loop, as by the native interface."""
-    if task.sent.size is None or task.sent.size > INLINE_BYTES or loaded.fitted.extractor:
-        return False
-    asked = task.decode(loaded, settings)
-    return little(loaded, len(asked.batch)) and ATTRIBUTION not in asked.outputs
-
-
-def judge(loaded: Loaded, task: Task[T], settings: Settings) -> tuple[Inferred[T], engine.Verdicts]:
-    """The answer to a request, encoded, and the verdicts in it. Raises what ``Caller.check`` does, between the stages."""
-    asked = task.decode(loaded, settings)
-    task.caller.check()
-    verdicts = engine.score(
-        loaded.fitted,
-        asked.batch,
-        alpha=asked.options.alpha,
-        fdr=asked.options.fdr,
-        tail=asked.options.tail is not None,
-        attribute_by="feature" if ATTRIBUTION in asked.outputs else None,
-        max_pixels=settings.max_pixels,
-    )
-    task.caller.check()
-    with Timed(task.seconds, "encode"):
-        arrays = (verdicts.scores, verdicts.p_values, verdicts.is_outlier, verdicts.attributions)
-        answer = task.sent.answer(_head(loaded, asked.query, asked.options, verdicts), _asked(asked.outputs, asked.slots, arrays))
-    for stage, spent in task.seconds.items():
-        verdicts.seconds[stage] = verdicts.seconds.get(stage, 0.0) + spent
-    return Inferred(answer, verdicts.seconds), verdicts
 
 
 def _decoded(fitted: engine.Fitted, sent: Sent[Any], settings: Settings) -> Asked:
@@ -208,7 +198,7 @@ def _files(tensor: Tensor, slot: Slot) -> list[bytes]:
     raise InvalidInput(f"input {slot.name!r} is {tensor.datatype} {list(tensor.shape)}; {needed}, is needed", "#/inputs/0")
 
 
-def _head(loaded: Loaded, query: Query, options: Options, verdicts: engine.Verdicts) -> dict[str, Any]:
+def _head(loaded: Loaded, query: Query, options: Options, verdicts: Verdicts) -> dict[str, Any]:
     """The answer without its outputs. A threshold is left out where no one score decides, and where it is not finite."""
     parameters: dict[str, Any] = {
         "alpha": verdicts.alpha,

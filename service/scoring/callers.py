@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive
 
@@ -28,10 +27,10 @@ class Caller:
     left: bool = False
 
     @classmethod
-    def of(cls, request: Request) -> Caller:
+    def of(cls, receive: Receive, headers: Mapping[str, str]) -> Caller:
         """Raises InvalidInput for a timeout that is not a number of seconds, or milliseconds, above 0."""
-        timeout = timeout_of(request.headers)
-        return cls(request.receive, math.inf if timeout is None else time.monotonic() + timeout)
+        timeout = timeout_of(headers)
+        return cls(receive, math.inf if timeout is None else time.monotonic() + timeout)
 
     def check(self) -> None:
         """Raises ClientDisconnect or DeadlineExceeded where nobody would read an answer."""
@@ -59,7 +58,7 @@ class Caller:
         return None if self.deadline == math.inf else max(0.0, self.deadline - time.monotonic())
 
 
-def timeout_of(headers: Headers) -> float | None:
+def timeout_of(headers: Mapping[str, str]) -> float | None:
     """Seconds that the caller waits, the least of those that the headers name; None where they name none."""
     found = [_seconds(name, headers[name]) * unit for name, unit in TIMEOUTS.items() if name in headers]
     return min(found, default=None)
@@ -73,3 +72,8 @@ def _seconds(name: str, text: str) -> float:
     if not 0 < value < math.inf:
         raise InvalidInput(f"header {name} must be a number above 0, not {text[:40]!r}", name)
     return value
+
+
+def headers_of(request: Request) -> dict[str, str]:
+    """Headers by their names in small letters, the first of each: to look one up in a request's own takes as long as to make this."""
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(request.scope["headers"])}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +14,11 @@ import pyarrow as pa
 import pyarrow.csv
 from numpy.typing import NDArray
 from safetensors.numpy import save
+from starlette.responses import Response
 
-from service.engine import Verdicts
 from service.errors import NotAcceptable
 from service.schemas import Options
+from service.verdicts import Verdicts, largest
 from service.versions import Loaded
 
 TAIL = "generalised Pareto: p-values below 1 / (n_calibration + 1) are a model's, without guarantee"
@@ -56,7 +57,7 @@ class Answer:
         if verdicts.attributions is None:
             return cls(head, columns)
         head["attribution"] = fitted.detector.ATTRIBUTION
-        order = np.argsort(-np.abs(verdicts.attributions), axis=1, kind="stable")[:, : options.attribute]
+        order = largest(verdicts.attributions, options.attribute)
         names = np.array([fitted.part_name(index, options.attribute_by) for index in range(verdicts.attributions.shape[1])])
         return cls(head, columns, options.attribute_by, names[order], np.take_along_axis(verdicts.attributions, order, axis=1))
 
@@ -134,6 +135,15 @@ def as_csv(answer: Answer) -> bytes:
     pyarrow.csv.write_csv(pa.table({name: pa.array(values) for name, values in answer.flat().items()}), sink)
     content: bytes = sink.getvalue().to_pybytes()
     return content
+
+
+class Encoded(Response):
+    """An answer of 200 whose body and headers, with names in small letters, need nothing more done to them."""
+
+    def __init__(self, body: bytes, media: str, headers: Mapping[str, str]) -> None:
+        self.status_code, self.body, self.background = 200, body, None
+        given = {"content-length": str(len(body)), "content-type": media, **headers}
+        self.raw_headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in given.items()]
 
 
 Encode = Callable[[Answer], bytes]

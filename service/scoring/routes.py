@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qsl
@@ -14,9 +15,9 @@ from service.direct import DirectRoute
 from service.names import ALIAS_PATTERN, NAME_PATTERN
 from service.routes import BODY, PROBLEM, PROBLEMS, Alias, Name, Number, Parts, Query_, Service
 from service.schemas import Options, ScoreResponse
-from service.scoring.callers import TIMEOUTS, Caller
-from service.scoring.encoders import FORMS, JSON, accepted
-from service.scoring.scoring import at_once, judge, received, timing
+from service.scoring.callers import TIMEOUTS, Caller, headers_of
+from service.scoring.encoders import FORMS, JSON, Encoded, accepted
+from service.scoring.scoring import received, timing
 from service.versions import Reference
 
 PLAIN = {"name": re.compile(NAME_PATTERN), "alias": re.compile(ALIAS_PATTERN), "number": re.compile("[1-9][0-9]{0,17}")}
@@ -94,21 +95,21 @@ async def score_by_version(name: Name, number: Number, request: Request, parts: 
     return await _score(parts, name, number, request, options)
 
 
-async def _direct(request: Request, options: Options) -> Response:
-    given: dict[str, str] = request.path_params
-    reference = int(given["number"]) if "number" in given else given.get("alias")
-    return await _score(request.app.state.service, given["name"], reference, request, options)
+async def _direct(request: Request, parts: Mapping[str, str], options: Options) -> Response:
+    reference = int(parts["number"]) if "number" in parts else parts.get("alias")
+    return await _score(request.app.state.service, parts["name"], reference, request, options)
 
 
 async def _score(parts: Service, name: str, reference: Reference, request: Request, options: Options) -> Response:
-    caller = Caller.of(request)
-    form = accepted(request.headers.get("accept", ""))
+    headers = headers_of(request)
+    caller = Caller.of(request.receive, headers)
+    form = accepted(headers.get("accept", ""))
     loaded = parts.versions.cached(name, reference)
     if loaded is None:
         loaded = await parts.lookups.run(parts.versions.get, name, reference)
-    task = await received(request, parts.settings, options, form, caller)
-    scored = await parts.judge(loaded, judge, task, caller=caller, asked=task, at_once=at_once)
-    return Response(scored.body, headers={"Server-Timing": timing(scored.seconds)}, media_type=scored.media)
+    task = await received(request, headers, parts.settings, options, form, caller)
+    scored = await parts.judging.judge(loaded, task)
+    return Encoded(scored.body, scored.media, {"server-timing": timing(scored.seconds)})
 
 
 PATHS = ("/v1/detectors/{name}@{alias}:score", "/v1/detectors/{name}:score", "/v1/detectors/{name}/versions/{number}:score")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from service import engine, errors
+from service import errors
 from service.features import STAGES, Batch, Timed
 from service.names import row_keys
 from service.problems import explained
@@ -21,13 +22,13 @@ from service.scoring.callers import Caller
 from service.scoring.codecs import Body
 from service.scoring.compression import decompressed
 from service.scoring.encoders import FORMS, Answer
+from service.scoring.judging import little
+from service.scoring.work import Terms
 from service.settings import Settings
+from service.verdicts import Verdicts
 from service.versions import Loaded
 
-# What is scored on the event loop, where it makes the others wait for no more than a few times the way to a thread and back, which
-# python -m benchmarks.serving_path measures.
-INLINE_BYTES = 131_072  # of a body, to be decoded
-INLINE_PRODUCTS = 5_000_000  # rows times numbers in the state: rows * d**2 for a covariance
+INLINE_BYTES = 131_072  # of a body that is decoded on the event loop, if what is in it may be scored there
 REQUEST, LONGEST_REQUEST = "x-request-id", 128  # header with the name of a request, by which its rows are known; characters of it
 
 READ = {
@@ -54,8 +55,13 @@ class Task:
     keys: list[str] | None = None  # of the rows, where they are named
     seconds: dict[str, float] = field(default_factory=dict)
 
+    def at_once(self, loaded: Loaded, settings: Settings) -> bool:
+        if self.form == "images" or self.encoding or len(self.body) > INLINE_BYTES or loaded.fitted.extractor:
+            return False
+        return little(loaded, len(self.decode(loaded, settings))) and not self.options.attribute
+
     def decode(self, loaded: Loaded, settings: Settings) -> Batch:
-        """The batch in the body, and the options in it; looked into once."""
+        """The batch in the body, and the options in it."""
         if self.batch is None:
             with Timed(self.seconds, "decode"):
                 self.batch = self._decoded(loaded, settings)
@@ -74,6 +80,12 @@ class Task:
             return codecs.batch_of_array(tables.rows_of_safetensors(body), settings)
         names = None if loaded.fitted.extractor else loaded.fitted.feature_names
         return codecs.batch_of_array(tables.rows_of_arrow(body, names), settings)
+
+    def terms(self) -> Terms:
+        return terms_of(self.options)
+
+    def encode(self, loaded: Loaded, verdicts: Verdicts) -> Scored:
+        return Scored(FORMS[self.answer](Answer.of(loaded, verdicts, self.options)), self.answer, verdicts.seconds)
 
     def _decoded_json(self, body: Body, settings: Settings) -> Batch:
         if len(body) > settings.max_json_bytes:
@@ -104,10 +116,10 @@ def timing(seconds: dict[str, float]) -> str:
     return ", ".join([f"{stage};dur={1000 * seconds.get(stage, 0.0):.3f}" for stage in STAGES])
 
 
-async def received(request: Request, settings: Settings, options: Options, answer: str, caller: Caller) -> Task:
-    """The task in a request, its body read whole but not looked into."""
-    media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    encoding = request.headers.get("content-encoding", "")
+async def received(request: Request, headers: Mapping[str, str], settings: Settings, options: Options, answer: str, caller: Caller) -> Task:
+    """The task in a request with such ``headers``, its body read whole but not looked into."""
+    media = headers.get("content-type", "").partition(";")[0].strip().lower()
+    encoding = headers.get("content-encoding", "")
     form, body = "images", b""  # type: str, Body | list[bytes]
     if media == "multipart/form-data":
         body = await _files(request, settings)
@@ -127,17 +139,17 @@ async def received(request: Request, settings: Settings, options: Options, answe
         raise errors.UnsupportedMedia(
             f"images in {encoding[:40]!r} encoding are not read: they are compressed already, send them as they are"
         )
-    name = request.headers.get(REQUEST, "")
+    name = headers.get(REQUEST, "")
     return Task(form, body, encoding, options, answer, caller, name if name.isprintable() and len(name) <= LONGEST_REQUEST else "")
 
 
 async def body_of(request: Request) -> Body:
     """The body in one piece of memory: as it came where it came at once, else each part put in its place."""
     message = await request.receive()
-    announced = request.headers.get("content-length", "")
     if message["type"] == "http.request" and not message.get("more_body", False):
         whole: bytes = message.get("body", b"")
         return whole
+    announced = request.headers.get("content-length", "")
     body, end = bytearray(int(announced) if announced.isdigit() else 0), 0
     while True:
         if message["type"] == "http.disconnect":
@@ -160,42 +172,12 @@ async def _files(request: Request, settings: Settings) -> list[bytes]:
         raise errors.InvalidInput(f"the form cannot be read: {error.detail}", "#") from None
 
 
-def at_once(loaded: Loaded, task: Task, settings: Settings) -> bool:
-    """Whether to score on the event loop. A body that is small enough for that is decoded, for only then its rows are known."""
-    if task.form == "images" or task.encoding or len(task.body) > INLINE_BYTES or loaded.fitted.extractor:
-        return False
-    return little(loaded, len(task.decode(loaded, settings))) and not task.options.attribute
-
-
-def little(loaded: Loaded, rows: int) -> bool:
-    """Whether so many rows are scored at once."""
-    return rows * loaded.manifest.state_bytes <= INLINE_PRODUCTS * 8
-
-
-def judge(loaded: Loaded, task: Task, settings: Settings) -> tuple[Scored, engine.Verdicts]:
-    """The answer to a task, encoded, and the verdicts in it. Raises what ``Caller.check`` does, between the stages."""
-    batch = task.decode(loaded, settings)
-    task.caller.check()
-    verdicts = engine.score(loaded.fitted, batch, **asked(task.options), max_pixels=settings.max_pixels)
-    task.caller.check()
-    with Timed(task.seconds, "encode"):
-        content = FORMS[task.answer](Answer.of(loaded, verdicts, task.options))
-    for stage, spent in task.seconds.items():
-        verdicts.seconds[stage] = verdicts.seconds.get(stage, 0.0) + spent
-    return Scored(content, task.answer, verdicts.seconds), verdicts
-
-
-def asked(options: Options) -> dict[str, Any]:
+def terms_of(options: Options) -> Terms:
     """Options as ``engine.score`` takes them."""
-    return {
-        "alpha": options.alpha,
-        "fdr": options.fdr,
-        "tail": options.tail is not None,
-        "attribute_by": options.attribute_by if options.attribute else None,
-        "chi_square": options.chi_square,
-    }
+    by = options.attribute_by if options.attribute else None
+    return Terms(options.alpha, options.fdr, options.tail is not None, by, options.chi_square)
 
 
-def answer(loaded: Loaded, verdicts: engine.Verdicts, options: Options) -> dict[str, Any]:
+def answer(loaded: Loaded, verdicts: Verdicts, options: Options) -> dict[str, Any]:
     """The answer of ``:score`` as plain data."""
     return Answer.of(loaded, verdicts, options).plain()

@@ -7,8 +7,9 @@ import hashlib
 import os
 import posixpath
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import IO, Any, cast
@@ -17,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 import fsspec
 
 from service.errors import InvalidInput
+from service.sources.tries import again
 
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 HOST = re.compile(r"(\[[^\]@]*\]|[^@:/?#\[]*)(:\d*)?([/?#]|\Z)")
@@ -24,6 +26,7 @@ USER = re.compile(r"://\S*@")
 QUERY = re.compile(r"(https?://[^\s?]*)\?\S*", re.IGNORECASE)
 WEB = re.compile(r"https?://", re.IGNORECASE)
 WILD = re.compile(r"[*?\[]")
+END = re.compile(r"[?#]")  # of the path of a URL
 MARKS = ("ETag", "etag", "md5Hash", "Content-MD5", "checksum", "LastModified", "Last-Modified", "mtime", "created")
 LOCAL = ("file",)
 
@@ -33,7 +36,7 @@ class File:
     """A file as its listing has it; ``url`` of a file of this machine is its path."""
 
     url: str
-    name: str  # below the folder in which it was found
+    name: str  # below the folder in which it was found, or of several places the one that all of them are in
     size: int  # bytes
     mark: str  # the first of MARKS that the listing has: it changes when the content does
 
@@ -57,11 +60,14 @@ class File:
         return suffix(self.url)
 
     def open(self) -> IO[bytes]:
-        """A file object that can seek."""
+        """A file object that can seek; what it reads from a network it tries ``again`` to read."""
         if self.local:
             return Path(self.url).open("rb")
         system, path = _system(self.url)
-        return cast("IO[bytes]", system.open(path, "rb"))
+        opened = again(system.open, path, "rb")
+        if (cache := getattr(opened, "cache", None)) is not None:  # which asks the network for what it lacks
+            cache.fetcher = partial(again, cache.fetcher)
+        return cast("IO[bytes]", opened)
 
 
 def suffix(url: str) -> str:
@@ -110,11 +116,11 @@ def listed(urls: str | os.PathLike[str] | Sequence[str], allow: Sequence[str] = 
     given = [os.fspath(urls)] if isinstance(urls, str | os.PathLike) else list(urls)
     if not given or not all(given):
         raise InvalidInput("no data are named: give a path or URL")
-    files: list[File] = []
+    found: list[tuple[str, list[File]]] = []
     for url in given:
         checked(url, allow)
-        files.extend(_local(url.removeprefix("file://"), allow) if _is_local(url) else _remote(url))
-    return files
+        found.append(_local(url.removeprefix("file://"), allow) if _is_local(url) else _remote(url))
+    return _told_apart(found)
 
 
 def checked(url: str, allow: Sequence[str]) -> None:
@@ -149,7 +155,9 @@ def digest(files: Iterable[File], schema: str) -> str:
 
 
 def _path(url: str) -> str:
-    return urlsplit(url).path if SCHEME.match(url) else url
+    """Of what may turn out to be no URL too."""
+    scheme = SCHEME.match(url)
+    return END.split(url[scheme.end() :], maxsplit=1)[0].partition("/")[2] if scheme else url
 
 
 def _scheme(url: str) -> str:
@@ -175,7 +183,19 @@ def _under(url: str, prefix: str) -> bool:
     return same and f"{whole.path}/".startswith(f"{start.path.rstrip('/')}/")
 
 
-def _local(path: str, allow: Sequence[str]) -> Iterator[File]:
+def _told_apart(places: Sequence[tuple[str, list[File]]]) -> list[File]:
+    """The files of all places, each a folder with its files, by their names below the folder that all of these are in."""
+    folders = [folder.split("/") for folder, _ in places]
+    shared = len(os.path.commonprefix(folders))  # noqa: RUF071  of lists, name by name
+    return [
+        replace(file, name=posixpath.join(*folder[shared:], file.name))
+        for folder, (_, files) in zip(folders, places, strict=True)
+        for file in files
+    ]
+
+
+def _local(path: str, allow: Sequence[str]) -> tuple[str, list[File]]:
+    """The folder that all files of a place are in, and the files."""
     if Path(path).is_dir():
         found, folder = _walk(path), path
     elif Path(path).exists() or not WILD.search(path):
@@ -185,14 +205,17 @@ def _local(path: str, allow: Sequence[str]) -> Iterator[File]:
         folder = _folder(path)
         if not found:
             raise InvalidInput(f"no file is named like {shown_url(path)}")
-    for name in found:
-        if "file" not in allow:
-            checked(name, allow)  # a link may lead out of what is allowed
-        try:
-            about = Path(name).stat()
-        except FileNotFoundError:
-            raise InvalidInput(f"{shown_url(name)} does not exist") from None
-        yield File(name, os.path.relpath(name, folder or "."), about.st_size, str(about.st_mtime_ns))
+    return os.path.abspath(folder), [_local_file(name, folder, allow) for name in found]  # noqa: PTH100  links stay
+
+
+def _local_file(name: str, folder: str, allow: Sequence[str]) -> File:
+    if "file" not in allow:
+        checked(name, allow)  # a link may lead out of what is allowed
+    try:
+        about = Path(name).stat()
+    except FileNotFoundError:
+        raise InvalidInput(f"{shown_url(name)} does not exist") from None
+    return File(name, os.path.relpath(name, folder or "."), about.st_size, str(about.st_mtime_ns))
 
 
 def _folder(pattern: str) -> str:
@@ -216,16 +239,17 @@ def _system(url: str) -> tuple[Any, str]:
     return found
 
 
-def _remote(url: str) -> list[File]:
+def _remote(url: str) -> tuple[str, list[File]]:
+    """The folder that all files of a place are in, and the files."""
     system, path = _system(url)
-    folder = path.rpartition("/")[0]
+    folder = (path.partition("?")[0] if _is_web(url) else path).rpartition("/")[0]
     try:
         if not _is_web(url) and WILD.search(path):
-            found, folder = system.glob(path, detail=True), _folder(path)
-        elif not _is_web(url) and system.isdir(path):
-            found, folder = system.find(path, detail=True), path
+            found, folder = again(system.glob, path, detail=True), _folder(path)
+        elif not _is_web(url) and again(system.isdir, path):
+            found, folder = again(system.find, path, detail=True), path
         else:
-            found = {path: system.info(path)}
+            found = {path: again(system.info, path)}
     except FileNotFoundError as error:
         raise InvalidInput(f"{shown_url(url)} {_missing(error.__cause__)}") from None
     except Exception as error:  # noqa: BLE001  each file system has errors of its own
@@ -233,7 +257,7 @@ def _remote(url: str) -> list[File]:
     files = [_listing(system, name, folder, about) for name, about in sorted(found.items()) if about["type"] == "file"]
     if not files:
         raise InvalidInput(f"no file is named like {shown_url(url)}")
-    return files
+    return str(system.unstrip_protocol(folder)), files
 
 
 def _missing(cause: BaseException | None) -> str:

@@ -14,7 +14,7 @@ from typing import IO, Any, Self, cast
 import numpy as np
 
 from service.errors import InvalidInput
-from service.sources.files import File
+from service.sources.files import File, suffix
 from service.sources.losses import Losses, reading
 from service.sources.parts import CHUNK_BYTES, Chunk, Layout, Part, Stretch, Wanted
 
@@ -43,7 +43,7 @@ def scan_shards(files: Sequence[File], wanted: Wanted, _losses: Losses) -> Layou
     """One part per shard; only reading would tell how many samples it has."""
     _refuse_columns(files[0], wanted)
     parts = tuple(Part(file.name, index, 0, 0, None) for index, file in enumerate(files))
-    return Layout(parts, labelled=wanted.labels is not None and not wanted.labels.endswith(".npy"))
+    return Layout(parts, labelled=wanted.labels is not None and suffix(wanted.labels) != ".npy")
 
 
 def read_shards(stretch: Stretch) -> Iterator[Chunk]:

@@ -31,6 +31,7 @@ class Wanted:
     labels: str | None = None
     key: str | None = None
     features: tuple[str, ...] | None = None  # of a version, where the columns that hold them are asked for; of tables alone
+    numbers_alone: bool = False  # of a table of which no columns are named, those that hold numbers, instead of all
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from service.errors import InvalidInput
 from service.sources import arrays, images, tables, zarr_arrays
 from service.sources.ahead import ahead
-from service.sources.files import LOCAL, File, digest, listed, shown_url
+from service.sources.files import LOCAL, File, digest, listed, shown_url, suffix
 from service.sources.losses import Loss, Losses, reading
 from service.sources.parts import Chunk, Layout, Part, Stretch, Wanted, rows_of
 
@@ -188,11 +188,13 @@ def open_source(
     key: str | None = None,
     allow: Sequence[str] = LOCAL,
     losses: Losses | None = None,
+    numbers_alone: bool = False,
 ) -> Source:
     """The source of a path, URL, glob or folder, or of several: ``.npy``, ``.npz``, Parquet, Arrow, CSV, Zarr, images, shards.
 
     ``columns`` selects columns of tables, in this order. ``features`` are the names of a version's features: of
-    tables the columns that hold them are read, other forms as they are. ``labels`` is a column, or an array of an ``.npz``
+    tables the columns that hold them are read, other forms as they are. With ``numbers_alone`` columns that hold anything
+    else are passed over where none are named, not refused. ``labels`` is a column, or an array of an ``.npz``
     or Zarr group, or an ``.npy`` file with one for each row, or in shards ``cls`` or an entry of each ``.json``. ``key`` is
     a column of integers or strings that tells rows apart; without it images have their names and rows their number in the
     file plus 2^40 for each file before it. ``allow``: see ``files.listed``. Files that cannot be described go to
@@ -205,7 +207,7 @@ def open_source(
     before = len(losses.lost)
     files = listed(urls, allow)
     form, files = _form(files, [os.fspath(urls)] if isinstance(urls, str | os.PathLike) else list(urls))
-    wanted = Wanted(tuple(columns or ()) or None, labels, key, tuple(features or ()) or None)
+    wanted = Wanted(tuple(columns or ()) or None, labels, key, tuple(features or ()) or None, numbers_alone)
     layout = form.scan(files, wanted, losses)
     lost = tuple(losses.lost[before:])
     if not layout.parts:
@@ -255,7 +257,7 @@ def _form(files: list[File], given: list[str]) -> tuple[Form, list[File]]:
 
 
 def _label_file(labels: str, files: Sequence[File], allow: Sequence[str]) -> File:
-    if not labels.endswith(".npy"):
+    if suffix(labels) != ".npy":
         raise InvalidInput(f"{files[0].shown} holds no labels named {shown_url(labels)!r}, and that is no .npy file")
     return listed(labels, allow)[0]
 

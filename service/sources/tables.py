@@ -163,7 +163,7 @@ def _read_columns(schema: pa.Schema, wanted: Wanted) -> list[str]:
 def _columns(schema: pa.Schema, wanted: Wanted) -> Sequence[str]:
     """Those that are asked for, all by default; for the features ``e[0]`` and ``e[1]`` the column of lists ``e``."""
     if wanted.features is None:
-        return wanted.columns or schema.names
+        return wanted.columns or [field.name for field in schema if not wanted.numbers_alone or _holds_numbers(field.type)]
     there = set(schema.names)
 
     def column(feature: str) -> str:
@@ -183,10 +183,9 @@ def _layout(file: File, schema: pa.Schema, wanted: Wanted, parts: list[Part], wi
     single = True
     for name in values:
         kind = schema.field(name).type
-        number = kind.value_type if _is_list(kind) else kind
-        if not (pa.types.is_integer(number) or pa.types.is_floating(number) or (pa.types.is_boolean(number) and number is kind)):
+        if not _holds_numbers(kind):
             raise InvalidInput(f"column {name!r} of {file.shown} holds {kind}; numbers are needed")
-        single &= number in (pa.float32(), pa.float16())
+        single &= (kind.value_type if _is_list(kind) else kind) in (pa.float32(), pa.float16())
         count = (kind.list_size if pa.types.is_fixed_size_list(kind) else width(name) or 0) if _is_list(kind) else 1
         if count * 8 > ROW_BYTES:
             raise InvalidInput(f"column {name!r} of {file.shown} has lists of {count} numbers; at most {ROW_BYTES // 8} are read")
@@ -196,7 +195,8 @@ def _layout(file: File, schema: pa.Schema, wanted: Wanted, parts: list[Part], wi
     if wanted.features and (more := set(names) - set(wanted.features)):
         raise InvalidInput(f"{file.shown} holds {[name for name in names if name in more][:5]}, on which the detector was not fitted")
     if not names:
-        raise InvalidInput(f"{file.shown} has no column of numbers besides {[n for n in (wanted.labels, wanted.key) if n]}")
+        beside = [name for name in (wanted.labels, wanted.key) if name]
+        raise InvalidInput(f"{file.shown} has no column of numbers{f' besides {beside}' if beside else ''}")
     if wanted.key and not (_is_text(schema.field(wanted.key).type) or pa.types.is_integer(schema.field(wanted.key).type)):
         raise InvalidInput(
             f"key column {wanted.key!r} of {file.shown} holds {schema.field(wanted.key).type}; integers or strings are needed"
@@ -210,6 +210,12 @@ def _twice(names: Sequence[str]) -> list[str]:
 
 def _is_list(kind: pa.DataType) -> bool:
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def _holds_numbers(kind: pa.DataType) -> bool:
+    """One in each row, or a list of them; true and false count as numbers where they are not in lists."""
+    number = kind.value_type if _is_list(kind) else kind
+    return bool(pa.types.is_integer(number) or pa.types.is_floating(number) or pa.types.is_boolean(kind))
 
 
 def _is_text(kind: pa.DataType) -> bool:

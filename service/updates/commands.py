@@ -79,7 +79,7 @@ def _reader(place: str | None, classes: str | None) -> Reader | None:
     from service.sources import read
     from service.sources.files import schemes
 
-    return None if place is None else lambda names: read(place, classes, features=names, allow=schemes([place]))
+    return None if place is None else lambda names: read(place, classes, features=names, allow=schemes([place, classes or ""]))
 
 
 def _list(store: Store, name: str, as_json: bool) -> None:
@@ -110,6 +110,9 @@ def _list(store: Store, name: str, as_json: bool) -> None:
         for number, manifest in found.items():
             if stated := told(manifest.sample):
                 say(f"version {number}: {stated}")
+    for number, manifest in found.items():
+        for facts in filter(None, manifest.facts):
+            say(f"version {number}: {', '.join(f'{fact} {value:g}' for fact, value in facts.items())}")
 
 
 def _calibration(record: CalibrationRecord) -> str:

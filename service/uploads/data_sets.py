@@ -79,7 +79,18 @@ def readable(store: Store, data: str | list[str], roots: list[str]) -> Iterator[
     with TemporaryDirectory(prefix="farfield-") as folder:
         path = fetched(store, upload_id, Path(folder))
         os.utime(path, (0, 0))
-        yield str(path), [folder]
+        with _named(path, Uploads(store.connection).get(upload_id)):
+            yield str(path), [folder]
+
+
+@contextmanager
+def _named(path: Path, upload: Upload) -> Iterator[None]:
+    """What is refused of an upload in a file at ``path`` is told by the name of the upload."""
+    try:
+        yield
+    except errors.InvalidInput as error:
+        told = str(error).replace(str(path), upload.name).replace(path.name, upload.name)
+        raise errors.InvalidInput(told, error.pointer) from error
 
 
 @contextmanager
@@ -101,13 +112,14 @@ def _written(uploads: Uploads, upload: Upload, path: Path) -> str:
 
 
 def _opened(upload: Upload, path: Path, digest: str) -> Source:
-    """The source at ``path``; raises InvalidInput, without the place of the file, if it is not what was announced."""
+    """The source at ``path``, of a table the columns of numbers, for a fit may name those that it takes.
+
+    Raises InvalidInput, without the place of the file, if it is not what was announced.
+    """
     if upload.sha256 not in (None, digest):
         raise errors.InvalidInput(f"the sha256 of the whole is {digest}, not {upload.sha256} as announced")
-    try:
-        source = open_source(path)
+    with _named(path, upload):
+        source = open_source(path, numbers_alone=True)
         if source.rows == 0:
             raise errors.InvalidInput(f"{path} holds no rows")
-    except errors.InvalidInput as error:
-        raise errors.InvalidInput(str(error).replace(str(path), upload.name).replace(path.name, upload.name)) from None
     return source

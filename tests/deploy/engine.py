@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tests.servers import eventually
 ROOT = Path(__file__).parents[2]
 IMAGE = f"farfield:{__version__}"
 CHART = ROOT / "deploy" / "helm" / "farfield"
+PATH = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))  # hadolint and the like come with the extra `deploy`
 
 
 def call(*words: str | Path, refused: bool = False, errors: bool = False, **environment: str) -> str:
@@ -24,7 +26,8 @@ def call(*words: str | Path, refused: bool = False, errors: bool = False, **envi
 
     AssertionError, with all of it, where the program did not end as it should: well, or ``refused``.
     """
-    ended = subprocess.run([str(word) for word in words], cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True)
+    surroundings = {**os.environ, "PATH": PATH, **environment}
+    ended = subprocess.run([str(word) for word in words], cwd=ROOT, env=surroundings, capture_output=True, text=True)
     everything = ended.stdout + ended.stderr
     assert (ended.returncode != 0) is refused, f"{' '.join(map(str, words))}: exit {ended.returncode}\n{everything}"
     return everything if errors or refused else ended.stdout
@@ -38,14 +41,14 @@ def inspect(name: str) -> Any:
 def get(address: str, path: str) -> str:
     """The body of an answer, which has to be 200."""
     answer = httpx2.get(f"{address}{path}", timeout=20)
-    assert answer.status_code == 200, answer.text
+    assert answer.status_code == 200, f"{answer.status_code} {answer.text}"
     return answer.text
 
 
 def post(address: str, path: str, body: Any) -> Any:
     """The JSON of an answer, which has to be a good one."""
     answer = httpx2.post(f"{address}{path}", json=body, timeout=20)
-    assert answer.status_code < 300, answer.text
+    assert answer.status_code < 300, f"{answer.status_code} {answer.text}"
     return answer.json()
 
 

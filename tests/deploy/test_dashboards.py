@@ -39,6 +39,8 @@ ALERTS = {rule["alert"]: rule for group in GROUPS for rule in group["rules"] if 
 RECORDS = {rule["record"]: rule["expr"] for group in GROUPS for rule in group["rules"] if "record" in rule}
 ANY = {"job": ".*", "detector": "rows", "version": ".*", "replica": ".*"}
 
+LOST = (("farfield_outliers_dropped_total", ""), ("farfield_shadow_dropped_rows_total", ", reason=`busy`"))
+
 by_board = pytest.mark.parametrize("board", BOARDS.values(), ids=list(BOARDS))
 
 
@@ -209,7 +211,7 @@ def load(service: Served, replica: httpx2.Client, stop: threading.Event) -> None
 
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """Scrapes twice a second while rows are scored, one job is done and one fails in processes that are forked meanwhile."""
+    """Scrapes every second while rows are scored, one job is done and one fails in processes that are forked meanwhile."""
     folder = tmp_path_factory.mktemp("prometheus")
     detectors = {"rows": [fitted(), fitted(2.0)], "images": [fitted_images()]}
     receiver = Receiver(500)  # and 204 from then on
@@ -224,7 +226,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
         second = ServiceProcess(folder / "second", service.store_url, {}).start()
         targets = [url.removeprefix("http://") for url in (service.process.url, second.url)]
         config = {
-            "global": {"scrape_interval": "500ms", "evaluation_interval": "500ms"},
+            "global": {"scrape_interval": "1s", "evaluation_interval": "500ms"},
             "rule_files": [str(RULES)],
             "scrape_configs": [{"job_name": "farfield", "static_configs": [{"targets": targets}]}],
         }
@@ -243,7 +245,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
             watched = Prometheus(f"http://127.0.0.1:{port}")
             eventually(lambda: ready(watched.url), "Prometheus is ready")
             watched.eventually('farfield_jobs{state="failed"} == 0')
-            compare(service)
+            compare(service, watched)
             for body in ({"rows": rows(60).tolist(), "alpha": 0.1}, {"data": str(broken)}):
                 job = service.client.post("/v1/detectors/fits:fit", json=body).json()
                 eventually(
@@ -259,20 +261,22 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
             receiver.close()
 
 
-def compare(service: Served) -> None:
+def compare(service: Served, watched: Prometheus) -> None:
     """Have version 2 of ``rows`` shadow version 1, with more rows at once than it takes; more outliers than the feed takes; feedback."""
     url = "/v1/detectors/rows"
     for alias, number in (("champion", 1), ("challenger", 2)):
         service.client.put(f"{url}/aliases/{alias}", json={"version": number}).raise_for_status()
     body = {"alias": "champion", "shadow": "challenger", "share": 1.0}
     service.client.put(f"{url}/shadow", json=body).raise_for_status()
+    seen = " and on (instance) ".join(f"{lost}{{detector=`rows`{labels}}} == 0" for lost, labels in LOST)
+    watched.eventually(f"count({seen}) == 2")  # replicas
     service.client.post(f"{url}:feedback", json={"keys": ["a"], "verdict": "false_alarm"}).raise_for_status()
     service.score("rows/versions/1", rows(MOST_ROWS + 1000))
 
     def flooded() -> bool:
         for seed in range(20):
             service.score("rows/versions/2", 20 * rows(100, seed=seed))
-        return "farfield_outliers_dropped_total{" in service.client.get("/metrics").text
+        return bool(re.search(r'farfield_outliers_dropped_total\{detector="rows"\} [1-9]', service.client.get("/metrics").text))
 
     eventually(flooded, "the feed loses outliers")
 
@@ -321,6 +325,17 @@ def test_webhooks_and_shadows_are_seen(prometheus: Prometheus) -> None:
     [(labels, share)] = prometheus.eventually(filled(agreement))
     assert labels == {"detector": "rows", "version": "1", "shadow": "2"}
     assert 0.5 < share < 1
+
+
+def test_the_first_that_is_lost_is_an_increase(prometheus: Prometheus) -> None:
+    """Counters of what is in memory begin at 0, and not with the first event, which no rate would tell of then."""
+    for lost, labels in LOST:
+        series = f"{lost}{{detector=`rows`{labels}}}"
+        [(first, least)] = prometheus.eventually(f"min_over_time({series}[10m]) and on (instance) {series} > 0")
+        assert least == 0
+        [(_, increase)] = prometheus.eventually(f"increase({lost}{{instance=`{first['instance']}`, detector=`rows`{labels}}}[10m])")
+        assert increase > 0
+    assert {value for _, value in prometheus.eventually("min_over_time(farfield_shadow_dropped_rows_total{reason=`failed`}[10m])")} == {0}
 
 
 def test_p_values_of_normal_rows_are_near_the_uniform_line(prometheus: Prometheus) -> None:

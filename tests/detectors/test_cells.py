@@ -64,6 +64,21 @@ def test_cells_of_one_point_each(many):
     np.testing.assert_allclose(found.searched(points, queries, 30)[0], nearest(points, queries, 30)[0], rtol=1e-12)
 
 
+@pytest.mark.parametrize("width", [20, 300, 1000])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_the_least_of_each_row(width, dtype):
+    """In short rows and long ones, among ties, and where infinite ones make up what is asked for: as a sort has them."""
+    values = np.random.default_rng(width).normal(size=(40, width)).astype(dtype)
+    values[10:20] = np.round(values[10:20])
+    values[20:30] = 1
+    values[30:35, 7:] = np.inf
+    values[35:] = np.inf
+    for count in (1, 9, 28):
+        which = cells._least(values, count)
+        assert all(len(set(row)) == which.shape[1] == min(count, width) for row in which)
+        np.testing.assert_array_equal(np.sort(np.take_along_axis(values, which, axis=1), axis=1), np.sort(values, axis=1)[:, :count])
+
+
 def test_the_seed_decides():
     """The same seed gives the same cells."""
     points = np.random.default_rng(1).normal(size=(3000, 3))

@@ -28,6 +28,21 @@ def test_equals_the_inverse(monkeypatch):
         np.testing.assert_allclose(left_out(among), 1 / np.diag(inverse), rtol=1e-9)
 
 
+def test_panels_give_the_factor(monkeypatch):
+    """A few columns at a time, the last panel narrower: the same factor, with zeros above, also on a second try with jitter."""
+    points = np.random.default_rng(1).normal(size=(60, 2))
+    points[-3:] = points[:3]  # the first panels factor, the last one does not without jitter
+    whole = np.exp(-np.linalg.norm(points[:, None] - points, axis=2))
+    monkeypatch.setattr(similarity, "PANEL_COLUMNS", 7)
+    factor, jitter = factored(whole.copy())
+    assert jitter > 0
+    np.testing.assert_allclose(factor, np.linalg.cholesky(whole + jitter * np.eye(60)), rtol=1e-3, atol=1e-9)
+    np.testing.assert_allclose(factor @ factor.T, whole + jitter * np.eye(60), rtol=0, atol=1e-14)
+    assert (np.triu(factor, 1) == 0).all()
+    assert factored(whole[:57, :57].copy())[1] == 0
+    np.testing.assert_allclose(factored(whole[:57, :57].copy())[0], np.linalg.cholesky(whole[:57, :57]), rtol=1e-9)
+
+
 def test_complete_graph_and_cycle():
     """Where every thing sees the others alike the magnitude is n over the sum of a row."""
     complete = np.where(np.eye(6, dtype=bool), 1, np.exp(-1))

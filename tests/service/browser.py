@@ -94,6 +94,11 @@ class Page:
         screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
 
+    def prefer(self, *features):
+        """What the system of the user prefers, as pairs of a media feature and its value; nothing without any."""
+        told = [{"name": name, "value": value} for name, value in features]
+        self.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": told})
+
     def complaints(self):
         """What the browser has logged of errors, warnings and breaches of the policy."""
         return [entry for entry in self.browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]

@@ -23,7 +23,8 @@ ACL_RULE = (
     "+hdel +hexists +hset +hvals +lpush +lpop +ltrim +get +set +incr +exists +persist +ttl +unlink "
     "+time +hmget +hincrby +expire +rpush +zadd +zcard +zrange +zrevrange +zrem +zremrangebyscore +zscore "
     "+hlen +scan +strlen "
-    "+xadd +xtrim +xrevrange +xpending +xclaim +xreadgroup +xack +xgroup|create +zremrangebyrank"
+    "+xadd +xtrim +xrevrange +xpending +xclaim +xreadgroup +xack +xgroup|create +xgroup|setid "
+    "+xinfo|groups +xinfo|consumers +xlen +zremrangebyrank"
 )
 
 

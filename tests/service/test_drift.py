@@ -21,6 +21,7 @@ from service.features import Batch
 from service.recipe import Recipe
 from service.settings import Settings
 from service.store import Store
+from service.verdicts import Verdicts
 from service.versions import Loaded, load
 from tests.servers import LossyProxy, RedisServer, ServiceProcess, eventually
 from tests.service.samples import fitted, publish_fitted
@@ -46,7 +47,7 @@ class Watcher:
         self.figures = DriftFigures(lambda labels: True)
         self.drift = Drift(store.connection, self.figures)
 
-    def see(self, loaded: Loaded, *verdicts: engine.Verdicts) -> None:
+    def see(self, loaded: Loaded, *verdicts: Verdicts) -> None:
         for some in verdicts:
             self.drift.observe(loaded, some)
         self.drift.flush([loaded])

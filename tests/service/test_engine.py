@@ -209,7 +209,10 @@ def test_levels_can_be_modelled_one_by_one() -> None:
 def test_features_go_by_the_names_of_the_data() -> None:
     """Or else by the name of their level and their place in it."""
     named = engine.fit(RECIPE, Batch(rows=rows(300)), feature_names=["a", "b", "c", "d"])
-    assert named.largest_shares(np.array([0.0, -5.0, 1.0, 2.0]), 2) == [{"feature": "b", "share": -5.0}, {"feature": "d", "share": 2.0}]
+    shares = np.array([[0.0, -5.0, 1.0, 2.0], [3.0, 0.0, 3.0, -3.0]])
+    (first, second) = named.largest_shares(shares, 2)
+    assert first == [{"feature": "b", "share": -5.0}, {"feature": "d", "share": 2.0}]
+    assert [part["share"] for part in second] in ([3.0, 3.0], [3.0, -3.0]) and len(named.largest_shares(shares, 9)[1]) == 4
     unnamed = engine.fit(RECIPE, Batch(rows=rows(300)))
     assert [unnamed.feature_name(i) for i in range(4)] == [f"features[{i}]" for i in range(4)]
     with pytest.raises(IndexError):

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
-from starlette.routing import BaseRoute, Match
 
 from service import archive, errors
+from service.direct import Direct
+from service.distribution import MOST_UNCOUNTED, Distribution
 from service.manifest import Source
-from service.metrics import MOST_UNCOUNTED, Distribution
 from service.protocol import routes as protocol
 from service.protocol import scoring as protocol_scoring
 from service.protocol.envelope import Body
@@ -22,12 +22,19 @@ from service.schemas import Options
 from service.scoring import routes as score_routes
 from service.scoring import scoring
 from service.scoring.callers import Caller
+from service.scoring.judging import INLINE_PRODUCTS, little
+from service.scoring.work import judged
 from service.settings import Settings
 from service.versions import Loaded
 from tests.service.samples import fitted
 from tests.service.served import NPY, Served, npy, rows, served
 
-DIRECT: list[BaseRoute] = [*score_routes.DIRECT, *protocol.DIRECT]
+
+async def nothing(*_: Any) -> Any:
+    raise AssertionError("nobody listens to the caller, and nothing goes on to FastAPI")
+
+
+DIRECT = Direct(nothing, [*score_routes.DIRECT, *protocol.DIRECT])
 SETTINGS = Settings(device="cpu")
 LABELS = ("pumps", "1")
 
@@ -46,11 +53,10 @@ def loaded() -> Loaded:
     return Loaded("pumps", 1, manifest, version)
 
 
-def taken(method: str, path: str, query: str = "") -> list[tuple[str, dict[str, str]]]:
-    """Template and parts of the path of each direct route that takes a request."""
-    scope = {"type": "http", "method": method, "path": path, "query_string": query.encode(), "root_path": ""}
-    found = [(route, *route.matches(scope)) for route in DIRECT]
-    return [(route.path, given["path_params"]) for route, match, given in found if match is not Match.NONE]  # type: ignore[attr-defined]
+def taken(path: str, query: str = "") -> tuple[str, dict[str, str]] | None:
+    """Template and parts of the path of the direct route that takes a POST."""
+    found = DIRECT.find(path, query.encode())
+    return found and (found[0].path, dict(found[1]))
 
 
 @pytest.mark.parametrize(
@@ -66,8 +72,8 @@ def taken(method: str, path: str, query: str = "") -> list[tuple[str, dict[str, 
     ],
 )
 def test_a_plain_request_is_taken_by_one_route(path: str, query: str, parts: dict[str, str]) -> None:
-    ((template, given),) = taken("POST", path, query)
-    assert given == parts and template.format(**parts) == path
+    found = taken(path, query)
+    assert found is not None and found[1] == parts and found[0].format(**parts) == path
 
 
 UNUSUAL = [
@@ -87,7 +93,7 @@ UNUSUAL = [
 
 @pytest.mark.parametrize(("method", "path", "query", "status"), UNUSUAL)
 def test_all_else_goes_on_to_be_refused_in_words(service: Served, method: str, path: str, query: str, status: int) -> None:
-    assert taken(method, path, query) == []
+    assert method != "POST" or taken(path, query) is None
     answer = service.client.request(method, f"{path}?{query}", content=npy(rows(1)), headers={"content-type": NPY})
     assert answer.status_code == status, answer.text
     assert answer.json().get("detail") or answer.json()["error"]
@@ -100,10 +106,6 @@ def test_requests_are_counted_by_the_template_of_their_route(service: Served) ->
     metrics = service.client.get("/metrics").text
     for template in ("/v1/detectors/{name}@{alias}:score", "/v2/models/{name}/versions/{version}/infer"):
         assert f'farfield_requests_total{{code="200",route="{template}"}} 1.0' in metrics
-
-
-async def nothing() -> Any:
-    raise AssertionError("nobody listens to the caller")
 
 
 def native(body: bytes, encoding: str = "", **options: Any) -> scoring.Task:
@@ -119,32 +121,34 @@ def inference(count: int, encoding: str = "", outputs: tuple[str, ...] = ()) -> 
 def test_only_what_is_small_is_scored_at_once(loaded: Loaded) -> None:
     """By both interfaces; what is compressed or asks for shares is not, nor many rows, nor a large body."""
     large = scoring.INLINE_BYTES // (8 * 4)
-    assert scoring.at_once(loaded, native(npy(rows(5))), SETTINGS)
-    assert not scoring.at_once(loaded, native(npy(rows(large))), SETTINGS)
-    assert not scoring.at_once(loaded, native(gzip.compress(npy(rows(5))), "gzip"), SETTINGS)
-    assert not scoring.at_once(loaded, native(npy(rows(5)), attribute=2), SETTINGS)
-    assert protocol_scoring.at_once(loaded, inference(5), SETTINGS)
-    assert protocol_scoring.at_once(loaded, inference(5, outputs=("score",)), SETTINGS)
-    assert not protocol_scoring.at_once(loaded, inference(large), SETTINGS)
-    assert not protocol_scoring.at_once(loaded, inference(5, "gzip"), SETTINGS)
-    assert not protocol_scoring.at_once(loaded, inference(5, outputs=("score", "attribution")), SETTINGS)
+    small = [native(npy(rows(5))), inference(5), inference(5, outputs=("score",))]
+    others = [
+        native(npy(rows(large))),
+        native(gzip.compress(npy(rows(5))), "gzip"),
+        native(npy(rows(5)), attribute=2),
+        inference(large),
+        inference(5, "gzip"),
+        inference(5, outputs=("score", "attribution")),
+    ]
+    assert [task.at_once(loaded, SETTINGS) for task in (*small, *others)] == [True] * 3 + [False] * 6
     state = sum(blob.size for name, blob in loaded.manifest.blobs.items() if name.startswith("state"))
-    most = 8 * scoring.INLINE_PRODUCTS // state
-    assert scoring.little(loaded, most) and not scoring.little(loaded, most + 1)
+    most = 8 * INLINE_PRODUCTS // state
+    assert little(loaded, most) and not little(loaded, most + 1)
 
 
 def test_a_request_that_is_wrong_is_refused_before_it_is_scored(loaded: Loaded) -> None:
     with pytest.raises(errors.InvalidInput, match="no output 'scores'"):
-        protocol_scoring.at_once(loaded, inference(5, outputs=("scores",)), SETTINGS)
+        inference(5, outputs=("scores",)).at_once(loaded, SETTINGS)
 
 
 def test_a_request_is_looked_into_once(loaded: Loaded) -> None:
     task = inference(3)
-    assert protocol_scoring.at_once(loaded, task, SETTINGS)
-    asked = task.asked
-    inferred, verdicts = protocol_scoring.judge(loaded, task, SETTINGS)
-    assert task.asked is asked is not None and len(verdicts.scores) == 3
+    assert task.at_once(loaded, SETTINGS)
+    batch = task.batch
+    inferred, verdicts = judged(loaded, task, SETTINGS)
+    assert task.batch is batch is not None and len(verdicts.scores) == 3
     assert json.loads(inferred.answer.body)["outputs"][0]["data"] == verdicts.scores.tolist()
+    assert verdicts.seconds.keys() == {"decode", "extract", "score", "encode"}
 
 
 def test_a_histogram_is_the_same_however_its_values_came() -> None:

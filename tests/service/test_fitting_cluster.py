@@ -7,10 +7,12 @@ import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from distributed import Client, LocalCluster
+from distributed.protocol import serialize_bytes
 
 from service.engine import Fitted
 from service.errors import InvalidInput, StartupError
@@ -74,6 +76,40 @@ def test_workers_are_killed_in_the_middle(parts: Path, cluster: str, undisturbed
     disturbed = fit(task, progress=progress)
     assert not victims
     assert packed(task, disturbed) == packed(task, undisturbed)
+
+
+@pytest.fixture
+def brought(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """All that clients of this process get from workers, in the order in which it comes; results and gathered futures alike."""
+    found: list[Any] = []
+    gather = Client._gather
+
+    async def noted(self: Client, *asked: Any, **options: Any) -> Any:
+        results = await gather(self, *asked, **options)
+        found.extend(results)
+        return results
+
+    monkeypatch.setattr(Client, "_gather", noted)
+    return found
+
+
+@pytest.mark.parametrize(("parameters", "passes"), [({}, 1), (TWO_PASSES, 2)], ids=["one pass", "two passes"])
+def test_what_comes_to_the_client_does_not_grow_with_the_rows(
+    tmp_path: Path, cluster: str, brought: list[Any], parameters: dict[str, Any], passes: int
+) -> None:
+    """Of a gaussian one transfer for each pass: as many bytes for ten times the rows, but for the rows held out, which are bounded."""
+    sizes = []
+    for count in (2_000, 20_000):
+        data = rows(count, 16)
+        task = task_of(write_parts(tmp_path / f"{count}", data, 10), cluster=cluster, parameters=parameters)
+        brought.clear()
+        fit(task)
+        assert len(brought) == passes
+        whole, held = sum(len(serialize_bytes(one)) for one in brought), brought[0].gathering.held
+        assert 0 < len(held) <= task.plan().most_held
+        assert whole < data.nbytes / 5
+        sizes.append(whole - len(serialize_bytes(held)))
+    assert abs(sizes[1] - sizes[0]) < data[0].nbytes, "not one row more; whole numbers take some bytes more or less"
 
 
 def test_one_part_and_processes_of_this_machine(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

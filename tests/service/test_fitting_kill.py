@@ -17,8 +17,9 @@ from service.fitting.checkpoint import Checkpoint, Checkpoints
 from service.jobs import work
 from service.jobs.schemas import FitOptions
 from service.settings import Settings
+from service.sources import Losses
 from service.store import Store
-from tests.service.fits import rows, write_parts
+from tests.service.fits import fit, rows, task_of, write_parts
 from tests.service.samples import read_whole
 from tests.service.stores import KINDS
 
@@ -169,6 +170,33 @@ def test_a_fit_killed_after_it_has_published(server: Any, name: str, copies: lis
         assert begun[0] > 0, "it goes on from the checkpoint"
         assert read_whole(store, name, 1) == read_whole(store, name, 2)
         assert not list(raw.scan_iter(match=f"farfield:{{{name}}}:checkpoint:*", count=10_000))
+
+
+def test_what_was_lost_before_a_checkpoint_is_remembered(embedded_store: Store, tmp_path: Path, name: str) -> None:
+    """Though a file of the same name in another folder is still to come, which is lost too."""
+    data = rows(COUNT)
+    for folder in "ab":
+        write_parts(tmp_path / folder, data, 4)
+        np.save(tmp_path / folder / "00000.npy", np.full((10, 4), np.nan))
+    seen: list[int] = []
+
+    def fitted(stop: float) -> list[str]:
+        task = task_of([f"{tmp_path}/{folder}" for folder in "ab"], losses=Losses("skip"))
+        kept = Checkpoints(embedded_store.connection, name, task.identity(), 0)
+
+        def progress(phase: str, done: int, total: int) -> None:
+            seen.append(done)
+            if done > stop:
+                raise KeyboardInterrupt
+
+        fit(task, kept, progress)
+        return [loss.name for loss in task.losses.lost]
+
+    with pytest.raises(KeyboardInterrupt):
+        fitted(stop=0)
+    seen.clear()
+    assert fitted(stop=np.inf) == ["a/00000.npy", "b/00000.npy"]
+    assert seen[0] > 0, "it goes on from the checkpoint"
 
 
 def test_checkpoints_in_a_store_that_is_away_or_full(tmp_path: Path, name: str) -> None:

@@ -109,7 +109,7 @@ def test_p_values_are_uniform(parts: Path) -> None:
         assert abs((found <= alpha).mean() - alpha) < 4.5 * deviation + 1 / fitted.n_calibration
 
 
-SAMPLED = {"knn": {}, "weighting": {}, "robust_shrinkage": {}}
+SAMPLED = {"knn": {}, "weighting": {}, "robust_shrinkage": {}, "signature": {"channels": 2}}
 
 
 @pytest.mark.parametrize("kind", SAMPLED)
@@ -191,6 +191,16 @@ def test_images_that_cannot_be_decoded(pictures: Path) -> None:
     assert len(fitted.golden.inputs) == 4
     archived = packed(task, fitted)[0]
     assert archived["source"]["lost"] == 3
+
+
+def test_images_of_one_name_are_lost_one_by_one(tmp_path: Path) -> None:
+    """Of two folders, where they cannot be decoded; each is named, and counts against the limit."""
+    for folder in "ab":
+        images(tmp_path / folder, 30)
+        (tmp_path / folder / "0" / "003.png").write_bytes(b"no image")
+    task = task_of([f"{tmp_path}/{folder}" for folder in "ab"], extractor=pixel_extractor(), losses=Losses("skip", 2), alpha=0.2)
+    assert packed(task, fit(task))[0]["source"]["lost"] == 2
+    assert [loss.name for loss in task.losses.lost] == ["a/0/003.png", "b/0/003.png"]
 
 
 def features_of(paths: Sequence[Path]) -> np.ndarray:

@@ -63,19 +63,19 @@ def test_not_ready_before_the_store_has_answered(tmp_path: Path, service_process
     """Without its store the service lives but is not ready, says why, and recovers by itself when the store comes."""
     port = free_port()
     process = service_process(f"redis://127.0.0.1:{port}/0", ready=False)
-    assert eventually(lambda: httpx2.get(f"{process.url}/livez", timeout=5), "livez answers").status_code == 200
-    answer = httpx2.get(f"{process.url}/readyz", timeout=10)
+    assert eventually(lambda: httpx2.get(f"{process.url}/livez", timeout=60), "livez answers").status_code == 200
+    answer = httpx2.get(f"{process.url}/readyz", timeout=60)
     assert (answer.status_code, answer.json()["ready"]) == (503, False)
-    eventually(lambda: "did not answer" in httpx2.get(f"{process.url}/readyz", timeout=10).json()["store"], "readyz says why")
-    refused = httpx2.post(f"{process.url}/v1/detectors/rows:score", json={"rows": [[1, 2, 3, 4]]}, timeout=10)
+    eventually(lambda: "did not answer" in httpx2.get(f"{process.url}/readyz", timeout=60).json()["store"], "readyz says why")
+    refused = httpx2.post(f"{process.url}/v1/detectors/rows:score", json={"rows": [[1, 2, 3, 4]]}, timeout=60)
     assert (refused.status_code, refused.json()["type"]) == (503, "urn:farfield:problem:store-unavailable")
     assert int(refused.headers["retry-after"]) >= 1
     server = RedisServer(tmp_path / "redis", port=port).start()
     try:
-        eventually(lambda: httpx2.get(f"{process.url}/readyz", timeout=10).status_code == 200, "ready once the store is there")
+        eventually(lambda: httpx2.get(f"{process.url}/readyz", timeout=60).status_code == 200, "ready once the store is there")
         with Store.open(server.url) as store:
             publish_fitted(store, "rows", fitted())
-        answer = httpx2.post(f"{process.url}/v1/detectors/rows:score", json={"rows": [[1, 2, 3, 4]]}, timeout=10)
+        answer = httpx2.post(f"{process.url}/v1/detectors/rows:score", json={"rows": [[1, 2, 3, 4]]}, timeout=60)
         assert answer.json()["version"] == 1
         with httpx2.Client(base_url=process.url) as client:
             assert value(samples(client), "farfield_store_errors_total") >= 1

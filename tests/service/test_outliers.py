@@ -15,7 +15,7 @@ import httpx2
 import numpy as np
 import pytest
 from PIL import Image
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, generate_latest
 from typer.testing import CliRunner, Result
 
 from service import engine, errors
@@ -119,7 +119,7 @@ def test_outliers_of_many_requests_are_fed_together(store: Store, name: str, kin
     found = watcher.feed.newest(name, 10)[::-1]
     assert [one.key for one in found] == [f"k{place}" for place in range(4)]
     for row, one in zip(odd, found, strict=True):
-        alone = loaded.fitted.largest_shares(loaded.fitted.shares(row[None], "feature")[0], len(one.attribution))
+        alone = loaded.fitted.largest_shares(loaded.fitted.shares(row[None], "feature"), len(one.attribution))[0]
         assert [share["feature"] for share in one.attribution] == [share["feature"] for share in alone]
         assert [share["share"] for share in one.attribution] == pytest.approx([share["share"] for share in alone])
         assert one.attribution
@@ -197,6 +197,20 @@ def test_while_the_store_is_away_a_bounded_number_waits(redis_server: RedisServe
         assert len(keys) == MOST_WAITING
         assert set(keys) == {f"r{turn}:{row}" for turn in range(2, 12) for row in range(150 - MOST_OF_A_BATCH, 150)}
         assert watcher.figures.dropped.labels("pumps")._value.get() == 200
+
+
+def test_series_are_those_of_detectors_in_memory() -> None:
+    """What may be lost is 0 from the beginning; with the last version of a detector its series go."""
+    registry = CollectorRegistry()
+    figures = OutlierFigures(registry)
+    figures.refresh({"pumps": {}, "fans": {"failed": 2}}, {"pumps": 0, "fans": 7})
+    figures.last.labels("fans").set(1e9)
+    assert registry.get_sample_value("farfield_outliers_dropped_total", {"detector": "pumps"}) == 0
+    assert registry.get_sample_value("farfield_webhooks_waiting", {"detector": "fans"}) == 7
+    assert registry.get_sample_value("farfield_webhooks_total", {"detector": "fans", "outcome": "failed"}) == 2
+    figures.refresh({"pumps": {}}, {"pumps": 0})
+    assert b"fans" not in generate_latest(registry)
+    assert b"pumps" in generate_latest(registry)
 
 
 # Feedback

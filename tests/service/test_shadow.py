@@ -17,6 +17,7 @@ from service.outliers.figures import OutlierFigures
 from service.outliers.shadow import MOST_ROWS, Setting, Shadows
 from service.settings import Settings
 from service.store import Store
+from service.verdicts import Verdicts
 from service.versions import Versions
 from tests.servers import eventually
 from tests.service.samples import fitted, publish_fitted
@@ -34,7 +35,7 @@ class Process:
         self.registry = CollectorRegistry()
         self.shadows = Shadows(store.connection, self.versions, OutlierFigures(self.registry), seed=1)
 
-    def see(self, name: str, batch: Any = BATCH) -> engine.Verdicts:
+    def see(self, name: str, batch: Any = BATCH) -> Verdicts:
         loaded = self.versions.get(name, "champion")
         verdicts = engine.score(loaded.fitted, Batch(rows=batch))
         self.shadows.observe(loaded, verdicts, None)
@@ -72,6 +73,22 @@ def test_what_is_compared_is_what_both_answer(process: Process) -> None:
     assert {what: process.told("farfield_shadow_rows_total", **labels, outlier=what) for what in expected} == expected
     assert process.told("farfield_shadow_p_value_difference_count", **labels) == 400
     assert process.told("farfield_shadow_p_value_difference_sum", **labels) == pytest.approx(np.abs(one - other).sum())
+
+
+def test_what_may_be_counted_is_0_from_when_a_shadow_is_set(process: Process) -> None:
+    """So that Prometheus sees the first one come; before that there is no series."""
+    told = ("farfield_shadow_rows_total", "outlier", ("both", "neither", "version", "shadow"))
+    dropped = ("farfield_shadow_dropped_rows_total", "reason", ("busy", "failed"))
+    assert b'detector="pumps"' not in generate_latest(process.registry)
+    process.shadows.put("pumps", Setting("champion", "challenger", 1.0))
+    for (metric, label, values), pair in ((told, {"version": "1", "shadow": "2"}), (dropped, {})):
+        assert [process.registry.get_sample_value(metric, {"detector": "pumps", label: value, **pair}) for value in values] == [0] * len(
+            values
+        )
+    count = process.registry.get_sample_value(
+        "farfield_shadow_p_value_difference_count", {"detector": "pumps", "version": "1", "shadow": "2"}
+    )
+    assert count == 0
 
 
 def test_a_share_of_the_rows_is_drawn(process: Process) -> None:

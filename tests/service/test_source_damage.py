@@ -277,6 +277,21 @@ def test_files_of_one_name_are_lost_one_by_one(tmp_path: Path) -> None:
         assert [str(folder / "x.npy") in loss.reason for folder, loss in zip(folders, losses.lost, strict=True)] == [True] * 3
 
 
+def test_files_of_several_places_have_names_of_their_own(tmp_path: Path) -> None:
+    """Below the folder that all places are in, in whatever order and way they are given; those of one folder as if it were given."""
+    for name in ("a/0/x.png", "b/x.png", "b/y.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"image")
+    for places, names in (
+        (("a", "b"), ["a/0/x.png", "b/x.png", "b/y.png"]),
+        (("b", "a/../a/0/*.png"), ["b/x.png", "b/y.png", "a/0/x.png"]),
+        (("b/x.png", "b/y*"), ["x.png", "y.png"]),
+        (("b", "b/x.png"), ["x.png", "y.png", "x.png"]),
+    ):
+        source = open_source([f"{tmp_path}/{place}" for place in places])
+        assert [file.name for file in source.files] == [key for chunk in source.walk() for key in chunk.keys] == names
+
+
 def test_labels_apart_need_all_rows(tmp_path: Path) -> None:
     """Where a file is left out, nothing tells which labels are its own."""
     (tmp_path / "d").mkdir()

@@ -18,11 +18,12 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 import pytest
+import tenacity
 from pyarrow import parquet
 
 from service import sources
 from service.errors import InvalidInput
-from service.sources import Chunk, Losses, Source, open_source
+from service.sources import Chunk, Losses, Source, open_source, tries
 from service.sources import parts as bounds
 from tests.service.served import NORMAL
 from tests.service.source_data import LABELS, NAMES, ROWS, WRITERS, csv_bytes, images, labelled, lists, shard, table, tar_bytes
@@ -152,6 +153,17 @@ def test_numbers_of_a_csv_are_doubles_whatever_the_first_rows_hold(tmp_path: Pat
     found = together(everything(open_source(tmp_path)))
     assert found.dtype == np.float64 and found.shape == (600_002, 2)
     assert found[-2:].tolist() == [[0.5, 7], [0.25, 3]]
+
+
+def test_labels_at_an_address_with_a_query(tmp_path: Path, web: str) -> None:
+    """As signed ones have it, slashes and all; of rows, and of images in a shard."""
+    np.save(tmp_path / "x.npy", ROWS)
+    np.save(tmp_path / "y.npy", LABELS)
+    (tmp_path / "x.tar").write_bytes(tar_bytes(shard(0, 100)))
+    for name in ("x.npy", "x.tar"):
+        source = open_source(f"{web}/{name}", labels=f"{web}/y.npy{SIGNED}", allow=(web,))
+        assert (source.label_file and source.label_file.key) == "y.npy"
+        np.testing.assert_array_equal(np.concatenate([chunk.labels for chunk in everything(source) if chunk.labels is not None]), LABELS)
 
 
 def test_labels_in_a_file_of_their_own(tmp_path: Path) -> None:
@@ -292,9 +304,14 @@ def open_names(folder: Path) -> list[str]:
 
 
 class Ranges(BaseHTTPRequestHandler):
-    """Serves the files of ``folder``, with ranges; /away sends elsewhere, /403 answers 403, and /cut breaks off in the middle."""
+    """Serves the files of ``folder``, with ranges; /away sends elsewhere, /403 answers 403, and /cut breaks off in the middle.
+
+    Each of ``faults`` is what one request meets instead, of those with a range or of the others as the first letter of it says: a status,
+    ``gone`` for no answer, ``short`` for half of one.
+    """
 
     folder: Path
+    faults: list[str]
 
     def do_HEAD(self) -> None:
         self.answer(body=False)
@@ -303,6 +320,13 @@ class Ranges(BaseHTTPRequestHandler):
         self.answer(body=True)
 
     def answer(self, *, body: bool) -> None:
+        fault = self.faults.pop(0)[1:] if self.faults and self.faults[0][0] == ("r" if "Range" in self.headers else "l") else ""
+        if fault == "gone":
+            self.close_connection = True
+            return
+        if fault.isdecimal():
+            self.send_error(int(fault))
+            return
         path = self.folder / self.path.partition("?")[0].lstrip("/")
         if self.path.startswith("/away"):
             self.send_response(302)
@@ -336,14 +360,26 @@ class Ranges(BaseHTTPRequestHandler):
         self.end_headers()
         if body:
             with contextlib.suppress(BrokenPipeError):
-                self.wfile.write(data)
+                self.wfile.write(data[: len(data) // 2] if fault == "short" else data)
+            self.close_connection = fault == "short"
 
     def log_message(self, *_: Any) -> None: ...
 
 
 @pytest.fixture
-def web(tmp_path: Path) -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Ranges,), {"folder": tmp_path}))
+def faults() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is waited for between tries."""
+    monkeypatch.setattr(tries.again, "wait", tenacity.wait_none())
+
+
+@pytest.fixture
+def web(tmp_path: Path, faults: list[str], at_once: None) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Ranges,), {"folder": tmp_path, "faults": faults}))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
@@ -387,6 +423,37 @@ def test_what_the_web_answers_is_told(tmp_path: Path, web: str, path: str, says:
     assert "secret" not in str(refused.value)
 
 
+@pytest.mark.parametrize("fault", ["l503", "l429", "lgone", "r503", "r429", "rgone", "rshort"])
+def test_what_may_pass_is_asked_for_again(tmp_path: Path, web: str, faults: list[str], fault: str) -> None:
+    """Whether a file is looked up (by HEAD and, where that fails, GET) or read: two tries fail, the third gives every row."""
+    np.save(tmp_path / "x.npy", ROWS)
+    faults[:] = [fault] * (4 if fault[0] == "l" else 2)
+    np.testing.assert_array_equal(together(everything(open_source(f"{web}/x.npy", allow=(web,)))), ROWS)
+    assert faults == []
+
+
+@pytest.mark.parametrize(("status", "asked"), [(503, tries.TRIES), (403, 1), (404, 1)])
+def test_what_stays_is_refused(tmp_path: Path, web: str, faults: list[str], status: int, asked: int) -> None:
+    """After a bounded number of tries, and at the first one where another would be in vain."""
+    np.save(tmp_path / "x.npy", ROWS)
+    source = open_source(f"{web}/x.npy?signature=secret", allow=(web,))
+    faults[:] = [f"r{status}"] * 99
+    with pytest.raises(InvalidInput, match=rf"^{web}/x\.npy cannot be read: ") as refused:
+        everything(source)
+    assert len(faults) == 99 - asked
+    assert "secret" not in str(refused.value)
+
+
+def test_tries_are_apart() -> None:
+    """Half a second, a second and two."""
+    state = tenacity.RetryCallState(tries.again, None, (), {})
+    waits = []
+    for state.attempt_number in range(1, tries.TRIES):
+        waits.append(tries.again.wait(state))
+    assert waits == [0.5, 1, 2]
+
+
+@pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize(
     ("host", "says"), [("127.0.0.1:{free}", "Connection refused"), ("nowhere.invalid", "")], ids=["nobody listens", "no such host"]
 )
@@ -428,6 +495,7 @@ SIGNED = "?signature=the'secret of/mine@secret"
         ({"a[0]": [1.0], "a": [[1.0]]}, {}, "a column of {url} has the name of a number in a column of lists: ['a[0]']"),
         ({"a": [1.0], "b": [1.0]}, {"key": "b"}, "key column 'b' of {url} holds double; integers or strings are needed"),
         ({"a": [1.0]}, {"labels": f"https://host/y.txt{SIGNED}"}, "{url} holds no labels named 'https://host/y.txt', and that is no .npy"),
+        ({"a": [1.0]}, {"labels": "https://[host/y.npy?signature=secret"}, "https://[host/y.npy is no URL: the host is none"),
     ],
 )
 def test_a_signature_is_not_repeated(tmp_path: Path, web: str, content: dict[str, Any], asked: dict[str, Any], says: str) -> None:

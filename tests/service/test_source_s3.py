@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.request import Request, urlopen
 
+import fsspec
 import numpy as np
 import pytest
 from moto.server import ThreadedMotoServer
@@ -15,7 +16,7 @@ from typer.testing import CliRunner
 from service.cli import app
 from service.errors import InvalidInput
 from service.sources import open_source, read
-from tests.service.source_data import ROWS, WRITERS, images
+from tests.service.source_data import LABELS, ROWS, WRITERS, images
 
 
 @pytest.fixture
@@ -71,17 +72,41 @@ def test_data_are_read_whole_from_s3(bucket: str, tmp_path: Path) -> None:
     assert list(found.batch.images or ()) == [(tmp_path / "images" / name).read_bytes() for name in names]
 
 
-def test_an_update_takes_urls(bucket: str, tmp_path: Path) -> None:
-    """As a fit does; what cannot be read is told with its URL."""
-    store = f"--store embedded:{tmp_path / 'store'}"
+def typed(line: str, code: int = 0) -> str:
+    done = CliRunner().invoke(app, line.split())
+    assert done.exit_code == code, done.output
+    return done.stderr if code else done.stdout
 
-    def typed(line: str, code: int = 0) -> str:
-        done = CliRunner().invoke(app, f"{line} {store}".split())
-        assert done.exit_code == code, done.output
-        return done.stderr if code else done.stdout
 
+@pytest.fixture
+def pumps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A detector in the store of this environment."""
+    monkeypatch.setenv("FARFIELD_STORE", f"embedded:{tmp_path / 'store'}")
     np.save(tmp_path / "other.npy", ROWS[::-1] * 1.5)
     typed(f"fit pumps --data {tmp_path}/other.npy --alpha 0.1")
+
+
+def test_score_evaluate_and_feedback_take_urls(bucket: str, tmp_path: Path, pumps: None) -> None:
+    """As a fit does, for labels too; what is not there, and a scheme that nothing knows, are told with the URL."""
+    local, remote = (
+        json.loads(typed(f"score pumps --data {place} --json"))["results"] for place in (f"{tmp_path}/x.npy", f"{bucket}/x.csv")
+    )
+    assert [row["p_value"] for row in remote] == [row["p_value"] for row in local]
+    keys = " ".join(f"key-{number}" for number in range(len(ROWS)))
+    assert json.loads(typed(f"feedback pumps {keys} --verdict false_alarm --data {bucket}/x.parquet --json"))["changed"] == len(ROWS)
+    np.save(tmp_path / "y.npy", LABELS)
+    fsspec.filesystem("s3").put(str(tmp_path / "y.npy"), f"{bucket}/y.npy")
+    for data in (f"{tmp_path}/x.npy", f"{bucket}/x.npy"):
+        assert json.loads(typed(f"evaluate --data {data} --labels {bucket}/y.npy --alpha 0.2 --json"))[0]["n_anomalous"] == LABELS.sum()
+    typed(f"fit classes --type class_gaussian --data {tmp_path}/x.npy --classes {bucket}/y.npy --alpha 0.1")
+    typed(f"update classes --add {tmp_path}/x.npy --classes {bucket}/y.npy")
+    for line in ("score pumps", "evaluate", "feedback pumps key --verdict confirmed"):
+        assert typed(f"{line} --data {bucket}/nope.npy", code=1).endswith("s3://data/nope.npy does not exist\n")
+        assert "nosuch://data/x.npy cannot be read" in typed(f"{line} --data nosuch://data/x.npy", code=1)
+
+
+def test_an_update_takes_urls(bucket: str, pumps: None) -> None:
+    """As a fit does; what cannot be read is told with its URL."""
     added = json.loads(typed(f"update pumps --add {bucket}/x.csv --json"))["update"]
     assert (added["added"], added["added_calibration"]) == (80, 20)
     forgotten = json.loads(typed(f"update pumps:2 --forget {bucket}/x.arrow --json"))["update"]

@@ -11,7 +11,7 @@ import redis
 from service.jobs.queue import Jobs, Progress
 from service.outliers.feed import Feed, Outlier
 from service.outliers.feedback import Feedback
-from service.outliers.webhooks import Webhooks
+from service.outliers.webhooks import Webhooks, waiting
 from service.retention.orphans import orphans
 from service.settings import Settings
 from service.store import Store
@@ -103,6 +103,7 @@ def exercise_outliers(store: Store, name: str) -> None:
     webhooks._taken(name, "group")
     ((outlier, _),) = eventually(lambda: webhooks._taken(name, "group"), "taken again")
     webhooks._ended(name, "group", outlier, "delivered")
+    waiting(store.connection, [name])
 
 
 @pytest.mark.parametrize("key", ["other", "farfiel:{x}:versions"])

@@ -6,6 +6,7 @@ import hashlib
 import shutil
 import socket
 import subprocess
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -21,6 +22,8 @@ from pyarrow import csv, feather, parquet
 from tusclient.client import TusClient
 
 from service import errors
+from service.jobs import work
+from service.jobs.schemas import FitOptions
 from service.settings import Settings
 from service.store import Store
 from service.uploads import data_sets
@@ -53,9 +56,10 @@ def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     assert not [key for key in keys if not 0 < running.store.connection.client.ttl(key) <= 600]
 
 
-def as_file(form: str, folder: Path) -> bytes:
-    """Twenty rows of two columns."""
-    table = pa.table({"a": np.arange(20.0), "b": np.arange(20.0) ** 2})
+def as_file(form: str, folder: Path, **beside: list[str]) -> bytes:
+    """Twenty rows of two columns of numbers, or as many as there are texts ``beside`` them."""
+    count = max(map(len, beside.values()), default=20)
+    table = pa.table({"a": np.arange(count) % 7.0, "b": np.arange(count) ** 2.0, **beside})
     path = folder / f"rows.{form}"
     {
         "parquet": lambda: parquet.write_table(table, path),
@@ -264,6 +268,24 @@ def test_unknown_uploads(service: Served, path: str) -> None:
         assert answer.status_code == {"0": 404, "n": 422, ".": 404}[path[0]]
 
 
+@pytest.mark.parametrize("form", ["parquet", "arrow", "csv"])
+def test_a_table_with_text_is_a_data_set(service: Served, tmp_path: Path, name: str, form: str) -> None:
+    """A fit picks the columns, and may take the text for keys or classes; one that asks for text among the numbers is refused by name."""
+    data = as_file(form, tmp_path, kind=["bolt", "nut"] * 30, id=[f"row {i}" for i in range(60)])
+    upload = sent(service.client, data, f"rows.{form}")
+    assert (about(service.client, upload)["state"], about(service.client, upload)["rows"]) == ("complete", None if form == "csv" else 60)
+
+    def fitted(**options: Any) -> dict[str, Any]:
+        order = FitOptions(data=f"upload:{upload}", alpha=0.2, **options)
+        return work.fit(service.store, Settings(), uuid.uuid4().hex, name, order, lambda phase, done, total: None)
+
+    assert fitted(columns=["a", "b"])["features"] == 2
+    assert fitted(columns=["b"], key="id", type="class_gaussian", classes="kind")["features"] == 1
+    for asked in (None, ["a", "kind"]):
+        with pytest.raises(errors.InvalidInput, match=rf"^column 'kind' of rows\.{form} holds string; numbers are needed$"):
+            fitted(columns=asked)
+
+
 @pytest.mark.parametrize(
     ("name", "data", "reason"),
     [
@@ -275,7 +297,7 @@ def test_unknown_uploads(service: Served, path: str) -> None:
         ("rows.parquet", b"PAR1" + bytes(100) + b"PAR1", "rows.parquet"),
         ("rows.arrow", FILE[:500], "rows.arrow"),
         ("rows.csv", b"\xff\xfe\x00", "rows.csv"),
-        ("rows.csv", b"a,b\nx,y\n", "rows.csv"),
+        ("rows.csv", b"a,b\nx,y\n", "rows.csv has no column of numbers"),
     ],
 )
 def test_what_is_not_in_its_form_is_refused(service: Served, name: str, data: bytes, reason: str) -> None:

@@ -20,7 +20,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from service.outliers.feed import Feed, Outlier
 from service.outliers.targets import Target, Undelivered, public
-from service.outliers.webhooks import AT_A_TIME, MOST_FAILING, MOST_TRIES, Webhooks
+from service.outliers.webhooks import AT_A_TIME, MOST_FAILING, MOST_TRIES, Webhooks, waiting
 from service.settings import Settings
 from service.store import Store
 from tests.servers import Process, RedisServer, eventually
@@ -321,6 +321,26 @@ def test_the_rate_is_kept_by_all_workers_together(store: Store, redis_url: str, 
             assert 0 < client.ttl(rate) <= 60
             client.delete(rate)  # as when the minute is over
             eventually(lambda: len(receiver.posted) == 8, "four more")
+
+
+def test_what_waits_is_counted(store: Store, receivers: Receivers) -> None:
+    """New ones, and those that failed, of targets that somebody looks after; also where the feed has dropped some of the oldest."""
+    names = [NAME, "never-fed"]
+    assert waiting(store.connection, names) == {NAME: 0, "never-fed": 0}
+    receiver = receivers(500)
+    client, stream = store.connection.client, f"farfield:{{{NAME}}}:outliers"
+    fed(store, *(f"k{i}" for i in range(9)))
+    assert waiting(store.connection, names)[NAME] == 0  # there is no target
+    with quick(store, receiver, webhook_rate=2):
+        eventually(lambda: counts(store) == {"failed": 1, "delivered": 1}, "the first two")
+    assert waiting(store.connection, names) == {NAME: 8, "never-fed": 0}
+    client.xgroup_create(stream, "another", id="0")  # a target that no worker looks after
+    assert waiting(store.connection, names)[NAME] == 8
+    client.xtrim(stream, maxlen=4, approximate=False)
+    assert 4 <= waiting(store.connection, names)[NAME] <= 5  # one of which is known to be gone when it is tried again
+    with quick(store, receiver):
+        eventually(lambda: waiting(store.connection, names)[NAME] == 0, "none")
+    assert receiver.ids()[-4:] == [f"id-k{i}" for i in range(5, 9)]
 
 
 def test_a_dead_target_holds_a_bounded_number(store: Store, receivers: Receivers) -> None:

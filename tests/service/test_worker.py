@@ -20,7 +20,7 @@ from service.settings import Settings
 from service.store import Store
 from tests.servers import PATIENCE, Process, RedisServer, eventually, running
 from tests.service.served import npy, rows
-from tests.service.working import ALPHA, Shop, children, shop
+from tests.service.working import ALPHA, Shop, shop
 
 
 @pytest.fixture(scope="module")
@@ -112,14 +112,21 @@ def test_a_job_over_the_memory_limit_is_ended(here: Shop, name: str) -> None:
 
 
 def test_two_fits_of_one_detector_at_once(here: Shop, name: str) -> None:
-    """Two jobs side by side in one worker: each has a number of its own, and the alias is at one of them."""
-    worker = here.worker(worker_concurrency=2)
-    jobs = [here.submit(name, seed=seed, alias="champion") for seed in (1, 2)]
-    eventually(lambda: len(children(worker.process.pid)) == 2, "both run")
+    """Of two workers: each job has a number of its own, the alias is where the last one put it, and that one is told where it was."""
+    jobs, held = [], []
+    for seed in (1, 2):
+        worker = here.worker()
+        jobs.append(here.submit(name, seed=seed, alias="champion"))
+        held.append(here.held(jobs[-1], worker))
+    assert [here.job(job)["state"] for job in jobs] == ["running", "running"]
+    for pid in held:
+        os.kill(pid, signal.SIGCONT)
     results = [here.until(job, "done", "failed")["result"] for job in jobs]
     assert sorted(result["version"] for result in results) == here.store.numbers(name) == [1, 2]
     assert {here.store.manifest(name, result["version"]).seed for result in results} == {1, 2}
-    assert here.store.aliases(name)["champion"] in (1, 2)
+    first, last = sorted(results, key=lambda result: result["alias_before"] or 0)
+    assert (first["alias_before"], last["alias_before"]) == (None, first["version"])
+    assert here.store.aliases(name) == {"champion": last["version"]}
 
 
 def test_a_store_that_goes_away_in_the_middle_of_a_fit(here: Shop, durable: RedisServer, name: str) -> None:

@@ -1,0 +1,42 @@
+"""Tries: what a network fails to give at one moment is asked for again, a few times."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
+
+try:
+    from aiohttp import ClientConnectionError, ClientPayloadError
+except ImportError:  # without the extra ``http`` nothing raises them
+    BROKEN: tuple[type[BaseException], ...] = (ConnectionError, TimeoutError)
+else:
+    BROKEN = (ConnectionError, TimeoutError, ClientConnectionError, ClientPayloadError)
+
+TRIES = 4
+FIRST_WAIT_SECONDS = 0.5  # and twice as long after each further try
+BUSY = (
+    HTTPStatus.REQUEST_TIMEOUT,
+    HTTPStatus.TOO_EARLY,
+    HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.INTERNAL_SERVER_ERROR,
+    HTTPStatus.BAD_GATEWAY,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    HTTPStatus.GATEWAY_TIMEOUT,
+)
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether the same request may succeed a moment later: the connection broke, or the server says that it cannot answer now.
+
+    >>> may_pass(ConnectionResetError()), may_pass(FileNotFoundError()), may_pass(PermissionError())
+    (True, False, False)
+    """
+    cause = error.__cause__ if isinstance(error, FileNotFoundError) else error  # so the web's file system says of whatever it meets
+    return isinstance(cause, BROKEN) or getattr(cause, "status", None) in BUSY
+
+
+again = Retrying(
+    retry=retry_if_exception(may_pass), stop=stop_after_attempt(TRIES), wait=wait_exponential(FIRST_WAIT_SECONDS), reraise=True
+)
+"""``again(call, *arguments)`` is what ``call`` returns at the first of TRIES that succeeds; raises the last error, or one that stays."""
