@@ -20,6 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaln
 
+CACHED_COLUMNS = 16  # sorted at a time, so that a core has them at hand
+
 Counts = NDArray[np.int64]
 Floats = NDArray[np.floating[Any]]
 
@@ -42,13 +44,19 @@ class Bins:
     @classmethod
     def of(cls, reference: Floats, ranks: Counts, seed: int) -> Bins:
         """Bins that end at the reference values (n, d) of these ``ranks``, ascending, from 1 to n. ``seed`` orders equal values."""
-        drawn = np.random.default_rng(seed).random(reference.shape)
-        columns = np.ascontiguousarray(reference.T)
-        ordered = np.sort(columns, axis=1)
-        places = np.array([(columns == ordered[:, rank - 1 : rank]).argmax(axis=1) for rank in ranks], np.intp).reshape(len(ranks), -1)
-        if (tied := (ordered[:, 1:] == ordered[:, :-1]).any(axis=1)).any():  # to sort by both is many times slower
-            places[:, tied] = np.lexsort((drawn.T[tied], columns[tied]))[:, ranks - 1].T
-        edges, breaks = (np.take_along_axis(values, places, axis=0) for values in (reference, drawn))
+        rng = np.random.default_rng(seed)
+        edges, breaks = np.empty((len(ranks), reference.shape[1]), reference.dtype), rng.random((len(ranks), reference.shape[1]))
+        for start in range(0, reference.shape[1], CACHED_COLUMNS):
+            block = slice(start, start + CACHED_COLUMNS)
+            columns = np.ascontiguousarray(reference[:, block].T)
+            ordered = np.sort(columns, axis=1)
+            edges[:, block] = ordered[:, ranks - 1].T
+            around = ordered[:, [np.maximum(ranks - 2, 0), ranks - 1, np.minimum(ranks, len(reference) - 1)]]
+            alone = (around[:, 0] < around[:, 1]) | (ranks == 1), (around[:, 1] < around[:, 2]) | (ranks == len(reference))
+            if (tied := np.flatnonzero(~(alone[0] & alone[1]).all(axis=1))).size:
+                drawn = rng.random((len(tied), len(reference)))
+                places = np.lexsort((drawn, columns[tied]))[:, ranks - 1]  # to sort by both is many times slower
+                breaks[:, start + tied] = np.take_along_axis(drawn, places, axis=1).T
         return cls(edges, breaks, np.diff(np.concatenate([[0], ranks, [len(reference) + 1]])))
 
     def index(self, values: Floats, drawn: Floats) -> NDArray[np.intp]:

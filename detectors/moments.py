@@ -11,7 +11,7 @@ import numpy as np
 from detectors.arrays import Matrix, Rows, Vector
 
 NEGATIVE_SHARE = 1e-9  # of what a variance once was, that may be rounding when rows are taken out
-CENTRE_ROWS = 256  # that the centre of sums is taken from
+CENTRE_ROWS = 64  # that the centre of sums is taken from
 SAFE_RANGE = 1e4  # of values, and its inverse, between which they are not scaled before products in float32
 SINGLE_RANGE = 1e16  # of the largest squared length in a block, and its inverse, between which products in float32 are safe
 BLOCK_ROWS = 4096  # rows centred at a time, so that no second copy of the data exists
@@ -167,7 +167,7 @@ class _Sums:
         self._quartic = 0.0
 
     def add(self, rows: Rows, about: Vector, buffer: Rows) -> bool:
-        """Add ``rows`` (n, d), centred ``about`` (d,), with products in the type of ``buffer`` (n, d + 2) unless they could leave its range."""
+        """Add ``rows`` (n, d), centred ``about`` (d,), by products in the type of ``buffer`` (n, d + 2) unless they may leave its range."""
         with np.errstate(over="ignore"):
             for start in range(0, len(rows), CACHED_ROWS):
                 tile = slice(start, start + CACHED_ROWS)
@@ -188,7 +188,8 @@ class _Sums:
         length, along, total = float(shift @ shift), about @ shift, float(np.trace(about))
         scatter = np.outer(-count * shift, shift)
         scatter += about
-        scatter *= unit**2
+        if unit != 1:
+            scatter *= unit**2
         np.fill_diagonal(scatter, np.maximum(np.diag(scatter), 0))
         quartic = self._quartic - 4 * float(shift @ cubic) + 4 * float(shift @ along) + 2 * length * total - 3 * count * length**2
         quartic *= unit**4

@@ -85,19 +85,19 @@ class Parted:
     held: NDArray[np.bool_]  # (n,)
     rows: Features  # features of the rows that are learned
     labels: NDArray[Any] | None  # their classes
+    inputs: Batch  # raw inputs of the rows that are held out
+    digests: NDArray[np.uint64]  # of those
 
     @classmethod
     def of(cls, chunk: Chunk, features: Features, plan: Plan) -> Parted:
         """A chunk with its ``features`` (n, d), parted as the plan says."""
         hashes = hashed(chunk.keys, plan.recipe.seed)
         held = held_out(hashes, plan.share)
-        if not held.any():
-            return cls(chunk, features, hashes, held, features, chunk.labels)
-        return cls(chunk, features, hashes, held, features[~held], None if chunk.labels is None else chunk.labels[~held])
-
-    def inputs(self) -> Batch:
-        """The raw inputs of the rows that are held out."""
-        return Batch(rows=self.chunk.rows, images=self.chunk.images).take(np.flatnonzero(self.held))
+        inputs = Batch(rows=chunk.rows, images=chunk.images).take(np.flatnonzero(held))
+        rows, labels = features, chunk.labels
+        if held.any():
+            rows, labels = features[~held], None if labels is None else labels[~held]
+        return cls(chunk, features, hashes, held, rows, labels, inputs, digests_of(inputs))
 
 
 @dataclass(slots=True)
@@ -131,9 +131,9 @@ class Gathering:
         self.first = chunk.features[:1].copy() if self.first is None else self.first
         self.varied = self.varied or bool((chunk.features != self.first).any())
         if chunk.held.any():
-            hashes, inputs = chunk.hashes[chunk.held], chunk.inputs()
-            self.held.offer(hashes, {"rows": chunk.features[chunk.held], "digests": digests_of(inputs)})
-            self._keep_inputs(hashes, inputs)
+            hashes = chunk.hashes[chunk.held]
+            self.held.offer(hashes, {"rows": chunk.features[chunk.held], "digests": chunk.digests})
+            self._keep_inputs(hashes, chunk.inputs)
         rows, labels = chunk.rows, chunk.labels
         if not len(rows):
             return

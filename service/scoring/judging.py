@@ -24,7 +24,8 @@ from service.versions import Loaded
 
 # The most that is scored on the event loop at a time, where it makes the others wait for no more than a few times the way to a
 # thread and back, which python -m benchmarks.serving_path measures.
-INLINE_PRODUCTS = 5_000_000  # rows times numbers in the state: rows * d**2 for a covariance
+INLINE_PRODUCTS = 5_000_000  # of one request, as rows times numbers in the state: rows * d**2 for a covariance
+TOGETHER_PRODUCTS = 4 * INLINE_PRODUCTS  # of several, which take less time than one by one
 
 T = TypeVar("T")
 Judged = tuple[Work[Any], Verdicts]
@@ -107,7 +108,7 @@ class Judging:
         company, places = next(iter(self._waiting.items()))
         del self._waiting[company]
         count, rows = 1, len(places[0].batch)
-        while count < len(places) and little(places[0].loaded, rows := rows + len(places[count].batch)):
+        while count < len(places) and little(places[0].loaded, rows := rows + len(places[count].batch), TOGETHER_PRODUCTS):
             count += 1
         if count < len(places):
             self._waiting[company] = places[count:]  # behind the others
@@ -153,6 +154,6 @@ def _company(place: Place) -> tuple[Any, ...]:
     return place.loaded.name, place.loaded.number, terms, rows.dtype, rows.shape[1]
 
 
-def little(loaded: Loaded, rows: int) -> bool:
+def little(loaded: Loaded, rows: int, most: int = INLINE_PRODUCTS) -> bool:
     """Whether so many rows are scored at once."""
-    return rows * loaded.manifest.state_bytes <= INLINE_PRODUCTS * 8
+    return rows * loaded.manifest.state_bytes <= most * 8

@@ -25,6 +25,7 @@ from tests.servers import eventually, free_port, program
 DASHBOARDS = sorted((ROOT / "deploy" / "grafana" / "dashboards").glob("*.json"))
 VARIABLES = {"__rate_interval": "1m", "__interval": "15s", "__range": "1h", "__auto": "1m"}
 ROW = {"rows": [[0.0, 0.1, 0.2]]}
+LOSES_BODIES = (2, 11, 1)  # the last Caddy that cannot send a body a second time, https://github.com/caddyserver/caddy/issues/7546
 
 
 @dataclass(frozen=True)
@@ -138,9 +139,14 @@ def test_every_query_of_the_dashboards_is_answered(stack: Stack) -> None:
 
 
 def test_a_killed_replica_costs_no_later_request(stack: Stack) -> None:
-    """From the moment that it is dead; compose brings it back."""
+    """From the moment that it is dead; compose brings it back. A proxy that loses bodies is first sent requests without one."""
     post(stack.proxy, "/v1/detectors/pumps:score", ROW)
+    version = re.search(r"(\d+)\.(\d+)\.(\d+)", call("docker", "exec", *stack.containers("proxy"), "caddy", "version"))
+    assert version
     call("docker", "kill", stack.containers("farfield")[0])
+    if tuple(map(int, version.groups())) <= LOSES_BODIES:
+        for _ in range(30):
+            get(stack.proxy, "/v1/detectors/pumps")
     for _ in range(30):
         post(stack.proxy, "/v1/detectors/pumps:score", ROW)
     stack.compose("up", "--detach", "--wait", "farfield")

@@ -10,20 +10,16 @@ from scipy.stats import chisquare
 from detectors.bins import Bins, even_ranks, log_evidence, moved, rank_shift, upper_ranks
 
 
-def naive_bin(value, drawn, reference, numbers, ranks):
-    """By sorting pairs: how many of the chosen reference values lie below."""
-    ordered = sorted(zip(reference, numbers, strict=True))
-    return sum(ordered[rank - 1] < (value, drawn) for rank in ranks)
-
-
 @given(st.lists(st.integers(0, 5), min_size=3, max_size=30), st.integers(0, 6), st.floats(0, 1, exclude_max=True), st.integers(2, 8))
 def test_bins_are_those_of_sorted_pairs(reference, value, drawn, bins):
     """Values that repeat are ordered by the numbers drawn for them."""
     reference = np.array(reference, dtype=float)
     ranks = even_ranks(len(reference), bins)
-    numbers = np.random.default_rng(0).random((len(reference), 1))[:, 0]
     ours = Bins.of(reference[:, None], ranks, seed=0)
-    assert ours.index(np.array([[float(value)]]), np.array([[drawn]]))[0, 0] == naive_bin(value, drawn, reference, numbers, ranks)
+    pairs = list(zip(ours.edges[:, 0], ours.breaks[:, 0], strict=True))
+    assert [edge for edge, _ in pairs] == np.sort(reference)[ranks - 1].tolist()
+    assert pairs == sorted(pairs) and len(set(pairs)) == len(pairs)
+    assert ours.index(np.array([[float(value)]]), np.array([[drawn]]))[0, 0] == sum(pair < (value, drawn) for pair in pairs)
     assert ours.gaps.sum() == len(reference) + 1
     assert (ours.gaps > 0).all()
 

@@ -156,7 +156,7 @@ def test_who_has_left_is_not_scored() -> None:
 def most(rows_at_once: int) -> Iterator[None]:
     """As if so many rows were all that may be scored on the event loop at a time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(judging, "INLINE_PRODUCTS", rows_at_once * LOADED.manifest.state_bytes / 8)
+        patch.setattr(judging, "TOGETHER_PRODUCTS", rows_at_once * LOADED.manifest.state_bytes / 8)
         yield
 
 
