@@ -3,9 +3,9 @@
     python -m benchmarks.fit                  # 2 GB in a temporary folder, a quarter of an hour
     python -m benchmarks.fit --rows 100000    # a minute
 
-prints Markdown: medians of alternating runs with half the range between quartiles. Of the first two tables each run has a process of its
-own and one thread of the numerical libraries, but for the row "all cores", and is told in wall-clock seconds, seconds of processor time, and the peak of memory
-that is no file's. Rows are float32, shifted by 50 times their spread.
+prints Markdown: medians of alternating runs with half the range between quartiles. Of the first two tables each run has a process of
+its own and one thread of the numerical libraries, but for the row "all cores", and is told in wall-clock seconds, seconds of
+processor time, and the peak of memory that is no file's. Rows are float32, shifted by 50 times their spread.
 
 * a file: ours in single and in double precision, from the file to a calibrated detector; the bare blocked product
   ``X.T @ X`` over the same file; ``dask.array``'s covariance by its own threads, one for each core, and ours by as many
