@@ -116,6 +116,7 @@ class Gathering:
     learned: int = 0
     first: Features | None = None  # (1, d)
     varied: bool = False  # whether a row differs from the first
+    detectors: dict[str, Any] = field(default_factory=dict)  # those that learn sums, by type, from when they are first needed
 
     @classmethod
     def begun(cls, plan: Plan) -> Gathering:
@@ -222,10 +223,11 @@ class Gathering:
         return self._additive(kind).concluded(self.sums[kind], second)
 
     def _additive(self, kind: str) -> Any:
-        """A detector of a type that learns sums, which knows how wide rows are."""
-        detector = self.plan.detector(kind)
-        detector.n_features_in_ = sum(level.width for level in self.plan.levels)
-        return detector
+        """The detector of a type that learns sums, which knows how wide rows are."""
+        if kind not in self.detectors:
+            self.detectors[kind] = self.plan.detector(kind)
+            self.detectors[kind].n_features_in_ = sum(level.width for level in self.plan.levels)
+        return self.detectors[kind]
 
     def _check(self) -> None:
         recipe, held = self.plan.recipe, len(self.held)

@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from service import engine
 from service.engine import Fitted
@@ -28,7 +29,9 @@ def fit(task: Task, keeper: Keeper, progress: Progress) -> tuple[Fitted, SourceR
     if task.cluster:
         fitted = cluster.fit(task, task.plan(), progress)
     else:
-        with Extraction(task.extractor, task.max_pixels, os.cpu_count() or 1) as extraction:
+        cores = os.cpu_count() or 1
+        others = threadpool_limits(max(cores - 1, 1), user_api="blas")  # than the core that makes chunks ready
+        with others, Extraction(task.extractor, task.max_pixels, cores) as extraction:
             fitted = passes.fit(task.source, task.plan(), extraction, task.losses, keeper, progress)
     return fitted, _record(task, fitted.n_fit + fitted.n_calibration, task.source.fingerprint, "files")
 
