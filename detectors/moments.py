@@ -89,8 +89,9 @@ class Moments:
             some, about = block(slice(start, start + BLOCK_ROWS)), centre
             if unit != 1:
                 some, about = some / unit, centre / unit
-            if not sums.add(some, about, buffer[: len(some)]):
-                sums.add(some.astype(np.float64), about, np.empty((len(some), sums.columns)))
+            with np.errstate(over="ignore"):  # float32 that overflows is added in float64; the fourth powers of what is huge are infinite
+                if not sums.add(some, about, buffer[: len(some)]):
+                    sums.add(some.astype(np.float64), about, np.empty((len(some), sums.columns)))
         return sums.moments(len(rows), centre, unit)
 
     @classmethod
@@ -168,11 +169,10 @@ class _Sums:
 
     def add(self, rows: Rows, about: Vector, buffer: Rows) -> bool:
         """Add ``rows`` (n, d), centred ``about`` (d,), by products in the type of ``buffer`` (n, d + 2) unless they may leave its range."""
-        with np.errstate(over="ignore"):
-            for start in range(0, len(rows), CACHED_ROWS):
-                tile = slice(start, start + CACHED_ROWS)
-                centred = np.subtract(rows[tile], about, out=buffer[tile, : self._width], casting="same_kind")
-                np.einsum("ij,ij->i", centred, centred, out=buffer[tile, self._width])
+        for start in range(0, len(rows), CACHED_ROWS):
+            tile = slice(start, start + CACHED_ROWS)
+            centred = np.subtract(rows[tile], about, out=buffer[tile, : self._width], casting="same_kind")
+            np.einsum("ij,ij->i", centred, centred, out=buffer[tile, self._width])
         squares = buffer[:, self._width]
         if buffer.dtype == np.float32 and not 1 / SINGLE_RANGE < float(squares.max()) < SINGLE_RANGE:
             return False

@@ -47,7 +47,7 @@ class Verdicts:
 
 
 def largest(shares: NDArray[np.float64], count: int) -> NDArray[np.intp]:
-    """Places (n, count) of the largest of absolute ``shares`` (n, d) in each row, largest first, in order where they are equal."""
+    """Places (n, count) of the largest of absolute ``shares`` (n, d) in each row, largest first; of equal ones any."""
     sizes = -np.abs(shares)
     if count < shares.shape[1]:
         places = np.sort(np.argpartition(sizes, count, axis=1)[:, :count], axis=1)

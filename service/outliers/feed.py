@@ -157,8 +157,8 @@ class Feed:
 
 
 def event_id(name: str, version: int, key: str, score: float) -> str:
-    """The same for the same row, key and version."""
-    return hashlib.blake2b(orjson.dumps([name, version, key, score.hex()]), digest_size=16).hexdigest()
+    """The same for the same row, key and version, whatever rows were scored with it, on which the last digits of a score depend."""
+    return hashlib.blake2b(orjson.dumps([name, version, key, f"{score:.4g}"]), digest_size=16).hexdigest()
 
 
 def packed(features: NDArray[Any]) -> bytes:

@@ -142,7 +142,8 @@ class Encoded(Response):
 
     def __init__(self, body: bytes, media: str, headers: Mapping[str, str]) -> None:
         self.status_code, self.body, self.background = 200, body, None
-        given = {"content-length": str(len(body)), "content-type": media, **headers}
+        kind = f"{media}; charset=utf-8" if media.startswith("text/") else media
+        given = {"content-length": str(len(body)), "content-type": kind, **headers}
         self.raw_headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in given.items()]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from service.scoring.work import Work, answered, judged
 from service.settings import Settings
 from service.verdicts import Verdicts
 from service.versions import Loaded
+
+log = logging.getLogger(__name__)
 
 # The most that is scored on the event loop at a time, where it makes the others wait for no more than a few times the way to a
 # thread and back, which python -m benchmarks.serving_path measures.
@@ -143,15 +146,18 @@ class Judging:
             return
         for place, _, answer in found:
             place.answer.set_result(answer)
-        self._watchers.observe(loaded, verdicts, [(place.work, part) for place, part, _ in found])
+        try:
+            self._watchers.observe(loaded, verdicts, [(place.work, part) for place, part, _ in found])
+        except Exception:  # nobody is left to raise it to, and others wait for their turn
+            log.exception("what was scored could not be counted")
 
 
 def _company(place: Place) -> tuple[Any, ...]:
     """What is the same for requests that may be scored together."""
     rows, terms = place.batch.rows, place.work.terms()
-    if rows is None or rows.ndim != 2 or terms.fdr:  # false discoveries are counted within a batch
+    if rows is None or rows.ndim != 2 or not len(rows) or terms.fdr:  # false discoveries are counted within a batch
         return (id(place),)
-    return place.loaded.name, place.loaded.number, terms, rows.dtype, rows.shape[1]
+    return id(place.loaded), terms, rows.dtype, rows.shape[1]
 
 
 def little(loaded: Loaded, rows: int, most: int = INLINE_PRODUCTS) -> bool:

@@ -104,6 +104,23 @@ def test_requests_that_come_together_are_scored_together() -> None:
     assert verdicts.features.tolist() == np.concatenate(batches).tolist()
 
 
+def test_who_counts_may_fail_and_nobody_waits_for_ever() -> None:
+    """Here where one of several is refused, and the others are scored one by one."""
+    wrong = rows(1)
+    wrong[0, 0] = np.nan
+
+    class Failing(Told):
+        def observe(self, *_: Any) -> None:
+            raise MemoryError
+
+    async def together() -> list[Any]:
+        judge = Judging(SETTINGS, Gate(1, 8), Failing()).judge  # type: ignore[arg-type]  # only what is told of is noted
+        works = [judge(LOADED, task(data)) for data in (rows(1), wrong, rows(2))]
+        return await asyncio.wait_for(asyncio.gather(*works, return_exceptions=True), 60)
+
+    assert [type(one) for one in asyncio.run(together())] == [scoring.Scored, errors.InvalidInput, scoring.Scored]
+
+
 def test_only_what_is_judged_alike_is_scored_together() -> None:
     """Not by other versions, at another alpha, of another type or width, and not where the decisions are those of a batch."""
     other = version(5.0, "fans")

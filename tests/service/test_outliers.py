@@ -21,7 +21,7 @@ from typer.testing import CliRunner, Result
 from service import engine, errors
 from service.cli import app
 from service.features import Batch
-from service.outliers.feed import Feed, Outlier
+from service.outliers.feed import Feed, Outlier, event_id
 from service.outliers.feedback import MOST_MARKS, Feedback
 from service.outliers.figures import OutlierFigures
 from service.outliers.sightings import MOST_OF_A_BATCH, MOST_WAITING, Sightings
@@ -78,6 +78,12 @@ def entry(key: str, **other: Any) -> Outlier:
 
 
 # The feed, on every kind of server
+
+
+def test_an_outlier_is_one_whatever_is_scored_with_it() -> None:
+    """The last digits of a score depend on that."""
+    score = 1234.5678
+    assert event_id("pumps", 1, "k", score) == event_id("pumps", 1, "k", score * (1 + 1e-7)) != event_id("pumps", 1, "k", score * 1.01)
 
 
 def test_outliers_and_they_alone_are_fed(store: Store, name: str) -> None:
