@@ -2,7 +2,7 @@
 
 All keys of jobs carry one hash tag and so lie in one cluster slot:
 
-    farfield:{jobs}:waiting       sorted set, id -> when submitted
+    farfield:{jobs}:waiting       sorted set, id -> its turn, which is when it was submitted
     farfield:{jobs}:running       sorted set, id -> when the lease of its worker ends
     farfield:{jobs}:all           sorted set, id -> when submitted
     farfield:{jobs}:job:ID        hash, see ``Job``
@@ -202,10 +202,11 @@ class Jobs:
             asked.zrange(_key("running"), 0, CANDIDATES - 1)
             asked.zrange(_key("waiting"), 0, CANDIDATES - 1)
             running, waiting = asked.execute()
+        token = uuid.uuid4().hex
         for candidate in [*running, *waiting]:
             job_id = candidate.decode()
-            keys = _keys(job_id)
-            if self._connection.run("claim_job.lua", keys, [job_id, worker, int(1000 * lease_seconds), MOST_ATTEMPTS, KEPT_SECONDS]):
+            terms = [job_id, worker, int(1000 * lease_seconds), MOST_ATTEMPTS, KEPT_SECONDS, token]
+            if self._connection.run("claim_job.lua", _keys(job_id), terms):
                 return self.get(job_id)
         return None
 
@@ -253,7 +254,8 @@ class Jobs:
     def _end(self, job_id: str, worker: str, state: State, *, taken_back: int = 0, **noted: str) -> bool:
         given = [text for pair in noted.items() for text in pair] or ["error", ""]
         bounds = " ".join(map(str, SECONDS_BUCKETS))
-        return bool(self._connection.run("end_job.lua", _keys(job_id), [job_id, worker, state, KEPT_SECONDS, taken_back, bounds, *given]))
+        terms = [job_id, worker, state, KEPT_SECONDS, taken_back, bounds, uuid.uuid4().hex]
+        return bool(self._connection.run("end_job.lua", _keys(job_id), [*terms, *given]))
 
 
 def _job(fields: dict[bytes, bytes]) -> Job:

@@ -1,7 +1,8 @@
 -- Take a job that waits, or one whose worker let its lease run out.
 -- KEYS: waiting, running, job, rows, counts.
--- ARGV: id, worker, milliseconds of the lease, most attempts, seconds that an ended job is kept.
--- Returns 1 if the job is the worker's now, else 0.
+-- ARGV: id, worker, milliseconds of the lease, most attempts, seconds that an ended job is kept, token of this claim.
+-- Returns 1 if the job is the worker's now, also by an earlier try of this claim, else 0.
+if redis.call('HGET', KEYS[3], 'claim') == ARGV[6] then return 1 end
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local lease = redis.call('ZSCORE', KEYS[2], ARGV[1])
@@ -27,5 +28,5 @@ if ended then
   return 0
 end
 redis.call('ZADD', KEYS[2], now + ARGV[3], ARGV[1])
-redis.call('HSET', KEYS[3], 'state', 'running', 'worker', ARGV[2], 'started', now)
+redis.call('HSET', KEYS[3], 'state', 'running', 'worker', ARGV[2], 'started', now, 'claim', ARGV[6])
 return 1

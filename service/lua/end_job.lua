@@ -1,15 +1,19 @@
 -- End a running job, or put it back into the queue, if it is still the worker's.
 -- KEYS: waiting, running, job, rows, counts.
--- ARGV: id, worker, state, seconds that an ended job is kept, attempts to take back, bounds of seconds, then names and values to note.
--- Returns 1, or 0 where the job is not the worker's any more.
-if redis.call('HGET', KEYS[3], 'worker') ~= ARGV[2] or redis.call('HGET', KEYS[3], 'state') ~= 'running' then return 0 end
+-- ARGV: id, worker, state, seconds that an ended job is kept, attempts to take back, bounds of seconds, token of this end,
+-- then names and values to note.
+-- Returns 1, also where an earlier try of this end came through, or 0 where the job is not the worker's any more.
+local worker, state, token = unpack(redis.call('HMGET', KEYS[3], 'worker', 'state', 'end'))
+if token == ARGV[7] then return 1 end
+if worker ~= ARGV[2] or state ~= 'running' then return 0 end
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 redis.call('ZREM', KEYS[2], ARGV[1])
-redis.call('HSET', KEYS[3], 'state', ARGV[3], unpack(ARGV, 7))
+redis.call('HSET', KEYS[3], 'state', ARGV[3], 'end', ARGV[7], unpack(ARGV, 8))
 if ARGV[3] == 'queued' then
   redis.call('HINCRBY', KEYS[3], 'attempts', 0 - ARGV[5])
-  redis.call('ZADD', KEYS[1], ARGV[5] == '0' and now or redis.call('HGET', KEYS[3], 'created'), ARGV[1])
+  local last = redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')[2]
+  redis.call('ZADD', KEYS[1], ARGV[5] == '0' and math.max(now, (last or 0) + 1) or redis.call('HGET', KEYS[3], 'created'), ARGV[1])
   return 1
 end
 redis.call('HSET', KEYS[3], 'ended', now)

@@ -24,7 +24,9 @@ local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 redis.call('PERSIST', KEYS[4])
 redis.call('HSET', KEYS[3], 'id', ARGV[1], 'kind', ARGV[2], 'detector', ARGV[3], 'spec', ARGV[4], 'state', 'queued', 'created', now, 'attempts', 0)
-redis.call('ZADD', KEYS[1], now, ARGV[1])
+-- After the last one, also where it came in the same millisecond or the clock was set back since.
+local last = redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')[2]
+redis.call('ZADD', KEYS[1], math.max(now, (last or 0) + 1), ARGV[1])
 redis.call('ZADD', KEYS[2], now, ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - ARGV[7] * 1000)
 return ARGV[1]
