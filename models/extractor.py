@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -23,6 +25,7 @@ log = logging.getLogger(__name__)
 
 Device = Literal["auto", "cpu", "cuda"]
 BATCH_ROWS = 16  # on a CPU larger batches gain nothing and cost memory
+MEASURING_ERROR = 1.02  # how much slower may count as no slower
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 _ELEMENT_TYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(double)": np.float64}
@@ -80,6 +83,7 @@ class Extractor:
             self._report_missing_device(require_device)
         self._input = _only_input(self._session)
         self.levels = self._probe()
+        self.batch = 1  # inputs that are run together best, as far as is known
 
     @property
     def width(self) -> int:
@@ -116,6 +120,27 @@ class Extractor:
         rows = cast
         return self._joined([self._run(rows[i : i + BATCH_ROWS]) for i in range(0, len(rows), BATCH_ROWS)])
 
+    def measure(self, seconds: float) -> None:
+        """Find ``batch``: the most inputs, at ``BATCH_ROWS`` at most, of which one in a batch takes the least time on this machine.
+
+        Batches of one, two, four inputs and so on are run until one takes longer than ``seconds``, which is the longest that a
+        batch shall take; a larger batch that is slower by no more than a fiftieth counts as no slower.
+        """
+        count, least, one = 1, math.inf, self._zeros()
+        while count <= BATCH_ROWS:
+            batch = np.repeat(one, count, axis=0)
+            start = time.perf_counter()
+            try:
+                self._run(batch)
+            except OnnxError:  # it takes no more, whatever it declares: requests with as many say so
+                return
+            spent = time.perf_counter() - start
+            if count > 1 and spent > seconds:
+                return
+            if spent / count <= MEASURING_ERROR * least:
+                self.batch, least = count, min(least, spent / count)
+            count *= 2
+
     def preprocessed(self, images: Sequence[Image.Image]) -> NDArray[Any]:
         """The tensor (n, ...) that the network gets for ``images``."""
         preprocessing = self.preprocessing
@@ -146,14 +171,7 @@ class Extractor:
     def _probe(self) -> tuple[Level, ...]:
         """Widths of the levels, from a run on zeros, which also shows that preprocessing and network fit."""
         shape = self._input.shape
-        if self.preprocessing is not None:
-            one = self.preprocessed([Image.new("RGB", (8, 8))])
-            if one.dtype != _ELEMENT_TYPES[self._input.type]:
-                raise PreprocessingError(f"preprocessing gives {one.dtype}; the network takes {self._input.type}")
-        else:
-            if any(not isinstance(size, int) for size in shape[1:]):
-                raise PreprocessingError(f"the network takes inputs of shape {shape}: declare a preprocessing for images")
-            one = np.zeros((1, *shape[1:]), dtype=_ELEMENT_TYPES[self._input.type])
+        one = self._zeros()
         batch = np.repeat(one, shape[0] if isinstance(shape[0], int) else 1, axis=0)
         try:
             levels = self._session.run(self._outputs, {self._input.name: batch})
@@ -163,6 +181,18 @@ class Extractor:
             if not isinstance(level, np.ndarray) or level.dtype.kind != "f" or level.shape[:1] != (len(batch),):
                 raise TapError(f"tap {tap.tensor!r} gives {_described(level)}: features are floats with a batch axis")
         return tuple(Level(t.tensor, int(np.prod(v.shape[1:]))) for t, v in zip(self.taps, levels, strict=True))
+
+    def _zeros(self) -> NDArray[Any]:
+        """One input (1, ...) of zeros, or of a black image."""
+        shape = self._input.shape
+        if self.preprocessing is not None:
+            one = self.preprocessed([Image.new("RGB", (8, 8))])
+            if one.dtype != _ELEMENT_TYPES[self._input.type]:
+                raise PreprocessingError(f"preprocessing gives {one.dtype}; the network takes {self._input.type}")
+            return one
+        if any(not isinstance(size, int) for size in shape[1:]):
+            raise PreprocessingError(f"the network takes inputs of shape {shape}: declare a preprocessing for images")
+        return np.zeros((1, *shape[1:]), dtype=_ELEMENT_TYPES[self._input.type])
 
     def _digest(self) -> str:
         text = json.dumps(self.spec(), sort_keys=True, separators=(",", ":"))

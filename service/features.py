@@ -43,6 +43,13 @@ class Batch:
         return Batch(images=[self.images[i] for i in index] if self.images is not None else None)
 
 
+def joined(batches: Sequence[Batch]) -> Batch:
+    """One batch of several, all of rows or all of images."""
+    if batches[0].rows is not None:
+        return Batch(rows=np.concatenate([batch.rows for batch in batches if batch.rows is not None]))
+    return Batch(images=[image for batch in batches for image in batch.images or ()])
+
+
 def extract(
     extractor: Extractor | None,
     batch: Batch,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -41,23 +41,34 @@ class Gate:
         self._watch = watch
 
     async def run(self, function: Callable[..., T], *arguments: Any, key: str = "", caller: Caller | None = None) -> T:
-        """What ``function`` returns.
+        """What ``function`` returns. Raises as ``turn``, in which case it was never called."""
+        async with self.turn(key, caller):
+            return await self.thread(function, *arguments)
+
+    async def thread(self, function: Callable[..., T], *arguments: Any) -> T:
+        """What ``function`` returns, called in the thread of a turn."""
+        return await to_thread.run_sync(function, *arguments, limiter=self._limiter)
+
+    @asynccontextmanager
+    async def turn(self, key: str, caller: Caller | None = None, unless: asyncio.Future[Any] | None = None) -> AsyncIterator[bool]:
+        """While inside, a thread is kept for the caller. False, and none is, where ``unless`` was done before there was one.
 
         Raises Overloaded, at once, when threads and queue are full; and where there is a ``caller``, DeadlineExceeded or
-        ClientDisconnect as soon as it has no use for an answer, if the function has not begun: it is then never called.
+        ClientDisconnect as soon as it has no use for an answer.
         """
         with caller.watched() if caller else nullcontext() as leaving:
-            await self._enter(key, caller, leaving)
+            entered = await self._enter(key, caller, {future for future in (leaving, unless) if future}, unless)
             try:
-                return await to_thread.run_sync(function, *arguments, limiter=self._limiter)
+                yield entered
             finally:
-                self._leave(key)
+                if entered:
+                    self._leave(key)
 
-    async def _enter(self, key: str, caller: Caller | None, leaving: asyncio.Task[None] | None) -> None:
-        """Take a thread for ``key``, after the others in line."""
+    async def _enter(self, key: str, caller: Caller | None, told: set[asyncio.Future[Any]], unless: asyncio.Future[Any] | None) -> bool:
+        """Take a thread for ``key``, after the others in line, or none where ``unless`` is done; any of ``told`` may change what holds."""
         if self._free and self._running[key] < self._each:
             self._take(key)
-            return
+            return True
         if self._waiting >= self._queue:
             self._make_room(key)
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -65,10 +76,13 @@ class Gate:
         self._count(+1)
         try:
             while not place.done():
+                if unless and unless.done():
+                    self._remove(key, place)
+                    return False
                 if caller:
                     caller.check()
-                awaited = {place, leaving} if leaving else {place}
-                await asyncio.wait(awaited, timeout=caller.seconds_left() if caller else None, return_when=asyncio.FIRST_COMPLETED)
+                left = caller.seconds_left() if caller else None
+                await asyncio.wait({place, *told}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             place.result()
         except BaseException:
             if not place.done():
@@ -76,6 +90,7 @@ class Gate:
             elif not place.exception():  # given in the instant in which the caller left
                 self._leave(key)
             raise
+        return True
 
     def _take(self, key: str) -> None:
         self._free -= 1

@@ -55,6 +55,9 @@ class Settings(BaseSettings):
     max_extractor_bytes: int = Field(512 * MIB, gt=0, description="Largest ONNX file.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where extractors run.")
     require_device: bool = Field(False, description="Refuse versions whose extractor cannot run on the device asked for.")
+    batch_seconds: float = Field(
+        0.1, ge=0, description="Longest that a network shall run on small requests collected to a batch; 0 runs it on each by itself."
+    )
     extractor_threads: int = Field(1, ge=0, description="Threads inside one call of an extractor; 0 lets onnxruntime choose.")
     data_roots: list[str] = Field([], description="Folders and URL prefixes under which fits asked for over HTTP may read, as a JSON list.")
     fit_memory: int = Field(

@@ -239,6 +239,8 @@ class Versions:
         key = (name, number)
         try:
             loaded = load(self._store, self._settings, name, number)
+            if loaded.fitted.extractor:
+                loaded.fitted.extractor.measure(self._settings.batch_seconds)
         except errors.VersionRefused as refused:
             with self._lock:
                 self._refused[key] = Refusal(refused.reason, time.monotonic())

@@ -20,8 +20,7 @@ from service.schemas import Options
 from service.scoring import codecs
 from service.scoring.callers import Caller
 from service.scoring.encoders import TAIL
-from service.scoring.judging import little
-from service.scoring.scoring import INLINE_BYTES, terms_of, timing
+from service.scoring.scoring import terms_of, timing
 from service.scoring.work import Terms
 from service.settings import Settings
 from service.verdicts import Verdicts
@@ -77,10 +76,9 @@ class Task(Generic[T]):
     keys: list[str] | None = None  # the protocol has no names for rows, nor for requests
     request: str = ""
 
-    def at_once(self, loaded: Loaded, settings: Settings) -> bool:
-        if self.sent.size is None or self.sent.size > INLINE_BYTES or loaded.fitted.extractor:
-            return False
-        return little(loaded, len(self.decode(loaded, settings))) and ATTRIBUTION not in self.asked.outputs
+    @property
+    def size(self) -> int | None:
+        return self.sent.size
 
     def decode(self, loaded: Loaded, settings: Settings) -> Batch:
         if self.batch is None:

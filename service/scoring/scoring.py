@@ -22,13 +22,11 @@ from service.scoring.callers import Caller
 from service.scoring.codecs import Body
 from service.scoring.compression import decompressed
 from service.scoring.encoders import FORMS, Answer
-from service.scoring.judging import little
 from service.scoring.work import Terms
 from service.settings import Settings
 from service.verdicts import Verdicts
 from service.versions import Loaded
 
-INLINE_BYTES = 131_072  # of a body that is decoded on the event loop, if what is in it may be scored there
 REQUEST, LONGEST_REQUEST = "x-request-id", 128  # header with the name of a request, by which its rows are known; characters of it
 
 READ = {
@@ -55,10 +53,11 @@ class Task:
     keys: list[str] | None = None  # of the rows, where they are named
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def at_once(self, loaded: Loaded, settings: Settings) -> bool:
-        if self.form == "images" or self.encoding or len(self.body) > INLINE_BYTES or loaded.fitted.extractor:
-            return False
-        return little(loaded, len(self.decode(loaded, settings))) and not self.options.attribute
+    @property
+    def size(self) -> int | None:
+        if self.encoding:
+            return None
+        return sum(map(len, self.body)) if isinstance(self.body, list) else len(self.body)
 
     def decode(self, loaded: Loaded, settings: Settings) -> Batch:
         """The batch in the body, and the options in it."""

@@ -32,8 +32,9 @@ class Work(Asked, Protocol[A_co]):
     caller: Caller
     seconds: dict[str, float]  # of its stages so far
 
-    def at_once(self, loaded: Loaded, settings: Settings) -> bool:
-        """Whether it is too little to be worth the way to a thread and back. Decodes what is small, and raises what that does."""
+    @property
+    def size(self) -> int | None:
+        """Bytes of what has to be decoded; None where they are compressed, and so may become any number."""
 
     def decode(self, loaded: Loaded, settings: Settings) -> Batch:
         """What is to be scored; looked into once. Raises ServiceError."""

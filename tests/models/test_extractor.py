@@ -302,3 +302,50 @@ def test_refusals_share_one_base():
     with pytest.raises(ValueError, match="not an image"):
         decode(b"no image")
     assert issubclass(ImageError, OnnxError.__base__)
+
+
+def measured(costs, seconds, **network):
+    """The batch that is chosen where a run of n inputs takes ``costs(n)`` seconds by a clock of its own."""
+    clock, found = [0.0], extractor(graphs.convolution(**network))
+
+    def run(batch):
+        if (cost := costs(len(batch))) is None:
+            raise OnnxError("no more")
+        clock[0] += cost
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("models.extractor.time.perf_counter", lambda: clock[0])
+        patch.setattr(found, "_run", run)
+        found.measure(seconds)
+    return found.batch
+
+
+@pytest.mark.parametrize(
+    ("costs", "seconds", "batch"),
+    [
+        (lambda n: 0.005 + 0.001 * n, 0.1, BATCH_ROWS),  # what each run costs anyway is shared
+        (lambda n: 0.005 + 0.001 * n, 0.01, 4),  # a batch of eight would take 13 ms
+        (lambda n: 0.5 * n, 0.1, 1),  # even one takes longer than a batch may
+        (lambda n: 0.001 * n**1.2, 0.1, 1),  # a larger batch falls out of the cache
+        (lambda n: 0.001 * n * (0.8 if n < 8 else 1.0), 0.1, 4),
+        (lambda n: 0.001 * n * 1.01, 0.1, BATCH_ROWS),  # nothing in it for the network, and less for what is around it
+        (lambda n: 0.001, 0.0, 1),  # not wanted
+        (lambda n: 0.001 if n < 4 else None, 0.1, 2),  # it declares any number of inputs, and takes three
+    ],
+)
+def test_the_batch_that_suits_the_machine_is_found(costs, seconds, batch):
+    """The largest of those at which an input takes the least time, and a run no longer than it may."""
+    assert measured(costs, seconds) == batch
+
+
+@pytest.mark.parametrize("model", [graphs.convolution(), graphs.convolution(batch=4), graphs.linear(batch=3)])
+def test_any_network_can_be_measured(model):
+    """One of images, or rows, or with a batch of a fixed size; its features are as before."""
+    images_or_rows = images(5) if len(model.graph.input[0].type.tensor_type.shape.dim) == 4 else np.ones((5, 3))
+    found = extractor(model, SMALL if isinstance(images_or_rows, list) else None)
+    features = found.images if isinstance(images_or_rows, list) else found.rows
+    before = features(images_or_rows)
+    assert found.batch == 1
+    found.measure(10.0)
+    assert found.batch in (1, 2, 4, 8, 16)
+    np.testing.assert_array_equal(features(images_or_rows), before)

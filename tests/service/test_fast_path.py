@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -11,20 +10,12 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from service import archive, errors
+from service import archive
 from service.direct import Direct
 from service.distribution import MOST_UNCOUNTED, Distribution
 from service.manifest import Source
 from service.protocol import routes as protocol
-from service.protocol import scoring as protocol_scoring
-from service.protocol.envelope import Body
-from service.schemas import Options
 from service.scoring import routes as score_routes
-from service.scoring import scoring
-from service.scoring.callers import Caller
-from service.scoring.judging import INLINE_PRODUCTS, little
-from service.scoring.work import judged
-from service.settings import Settings
 from service.versions import Loaded
 from tests.service.samples import fitted
 from tests.service.served import NPY, Served, npy, rows, served
@@ -35,7 +26,6 @@ async def nothing(*_: Any) -> Any:
 
 
 DIRECT = Direct(nothing, [*score_routes.DIRECT, *protocol.DIRECT])
-SETTINGS = Settings(device="cpu")
 LABELS = ("pumps", "1")
 
 
@@ -106,49 +96,6 @@ def test_requests_are_counted_by_the_template_of_their_route(service: Served) ->
     metrics = service.client.get("/metrics").text
     for template in ("/v1/detectors/{name}@{alias}:score", "/v2/models/{name}/versions/{version}/infer"):
         assert f'farfield_requests_total{{code="200",route="{template}"}} 1.0' in metrics
-
-
-def native(body: bytes, encoding: str = "", **options: Any) -> scoring.Task:
-    return scoring.Task("npy", body, encoding, Options(**options), "application/json", Caller(nothing))
-
-
-def inference(count: int, encoding: str = "", outputs: tuple[str, ...] = ()) -> protocol_scoring.Task[Any]:
-    given = {"name": "rows", "shape": [count, 4], "datatype": "FP64", "data": rows(count).ravel().tolist()}
-    body = json.dumps({"inputs": [given], "outputs": [{"name": name} for name in outputs]} if outputs else {"inputs": [given]}).encode()
-    return protocol_scoring.Task(Body(gzip.compress(body) if encoding else body, encoding, None, ""), Caller(nothing), 0.0)
-
-
-def test_only_what_is_small_is_scored_at_once(loaded: Loaded) -> None:
-    """By both interfaces; what is compressed or asks for shares is not, nor many rows, nor a large body."""
-    large = scoring.INLINE_BYTES // (8 * 4)
-    small = [native(npy(rows(5))), inference(5), inference(5, outputs=("score",))]
-    others = [
-        native(npy(rows(large))),
-        native(gzip.compress(npy(rows(5))), "gzip"),
-        native(npy(rows(5)), attribute=2),
-        inference(large),
-        inference(5, "gzip"),
-        inference(5, outputs=("score", "attribution")),
-    ]
-    assert [task.at_once(loaded, SETTINGS) for task in (*small, *others)] == [True] * 3 + [False] * 6
-    state = sum(blob.size for name, blob in loaded.manifest.blobs.items() if name.startswith("state"))
-    most = 8 * INLINE_PRODUCTS // state
-    assert little(loaded, most) and not little(loaded, most + 1)
-
-
-def test_a_request_that_is_wrong_is_refused_before_it_is_scored(loaded: Loaded) -> None:
-    with pytest.raises(errors.InvalidInput, match="no output 'scores'"):
-        inference(5, outputs=("scores",)).at_once(loaded, SETTINGS)
-
-
-def test_a_request_is_looked_into_once(loaded: Loaded) -> None:
-    task = inference(3)
-    assert task.at_once(loaded, SETTINGS)
-    batch = task.batch
-    inferred, verdicts = judged(loaded, task, SETTINGS)
-    assert task.batch is batch is not None and len(verdicts.scores) == 3
-    assert json.loads(inferred.answer.body)["outputs"][0]["data"] == verdicts.scores.tolist()
-    assert verdicts.seconds.keys() == {"decode", "extract", "score", "encode"}
 
 
 def test_a_histogram_is_the_same_however_its_values_came() -> None:
