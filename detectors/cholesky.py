@@ -3,11 +3,44 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.linalg import lapack
+from scipy.linalg import lapack, solve_triangular
 
 from detectors.arrays import Matrix
 
 SINGULAR = 1e-14  # reciprocal condition number
+PANEL_COLUMNS = 2048  # factored at a time: with threads dpotrf of OpenBLAS 0.3.30 ends the process from 16 000 columns on
+
+
+def factor(matrix: Matrix) -> Matrix | None:
+    """The lower Cholesky factor L (n, n) of ``matrix`` = L Lᵀ; None where it is not positive definite. Cost: n³/3 operations.
+
+    >>> factor(np.array([[4.0, 2.0], [2.0, 5.0]]))
+    array([[2., 0.],
+           [1., 2.]])
+    >>> factor(np.array([[1.0, 2.0], [2.0, 1.0]]))
+    """
+    if len(matrix) <= PANEL_COLUMNS:
+        found, failed = lapack.dpotrf(matrix, lower=1)
+        return None if failed else np.asarray(found)
+    found = np.array(matrix)
+    return np.tril(found) if factored_in_place(found) else None
+
+
+def factored_in_place(matrix: Matrix) -> bool:
+    """Put the lower Cholesky factor into the lower triangle of ``matrix`` (n, n), and say whether there is one; keep what is above it.
+
+    Memory: 4096 n numbers.
+    """
+    for start in range(0, len(matrix), PANEL_COLUMNS):
+        stop = min(start + PANEL_COLUMNS, len(matrix))
+        known, square, below = matrix[start:stop, :start], matrix[start:stop, start:stop], matrix[stop:, start:stop]
+        panel, failed = lapack.dpotrf(square - known @ known.T, lower=1)
+        if failed:
+            return False
+        np.copyto(square, panel, where=np.tri(stop - start, dtype=np.bool_))
+        below -= matrix[stop:, :start] @ known.T
+        below[...] = solve_triangular(panel, below.T, lower=True, check_finite=False).T
+    return True
 
 
 def exceeds(matrix: Matrix, least: float) -> bool:
@@ -21,7 +54,7 @@ def exceeds(matrix: Matrix, least: float) -> bool:
         return True
     lowered = matrix.copy()
     lowered[np.diag_indices_from(lowered)] -= least
-    return bool(lapack.dpotrf(lowered, lower=1)[1] == 0)
+    return factor(lowered) is not None
 
 
 def repaired(matrix: Matrix, least_share: float) -> Matrix:
@@ -46,7 +79,7 @@ def solved(matrix: Matrix, right: Matrix) -> Matrix:
     array([[0.5, 0. ],
            [0. , 0. ]])
     """
-    factor, failed = lapack.dpotrf(matrix, lower=1)
-    if not failed and lapack.dpocon(factor, np.abs(matrix).sum(axis=0).max(), uplo="L")[0] > SINGULAR:
-        return np.asarray(lapack.dpotrs(factor, right, lower=1)[0])
+    found = factor(matrix)
+    if found is not None and lapack.dpocon(found, np.abs(matrix).sum(axis=0).max(), uplo="L")[0] > SINGULAR:
+        return np.asarray(lapack.dpotrs(found, right, lower=1)[0])
     return np.asarray(np.linalg.pinv(matrix, hermitian=True) @ right)

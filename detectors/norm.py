@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import LinAlgError, cholesky
-from scipy.linalg.blas import dtrmv, strmv
+from scipy.linalg.blas import dtrmm, dtrmv, strmm, strmv
 from scipy.linalg.lapack import dpstrf, dtrtri
 
 from detectors.arrays import Attributions, Matrix, Rows, Scores, Vector
+from detectors.cholesky import factor
 
 BLOCK_ROWS = 512  # rows whitened at a time, so that they and what comes of them stay in cache
 FEW_ROWS = 16  # below, the call of a product costs more than the zeros it multiplies
+MANY_ROWS = 64  # from here on one product with a triangle takes less time than products of its parts
+SQUARED_COLUMNS = 512  # whose squares are added up in single precision
 SINGLE_TOLERANCE = 1e-5  # relative error of a score beyond which single precision is refused
 SINGLE_RANGE = 1e30  # of standard deviations and their inverses, so that the rows around them fit single precision too
 FEW_DIRECTIONS = 1 / 8  # of the columns, up to which a multiple of the identity plus so many directions is factored as such
 STEADY_SHARE = 1e-3  # of the variance of each column that the multiple must be for that, lest differences cancel
 VANISHING = 1e-300  # variance up to which a column counts as one that never varied: float64 has no digits left for it
 
-TRIANGULAR = {np.dtype(np.float64): dtrmv, np.dtype(np.float32): strmv}  # products of a triangle and one vector
+TRIANGLE_VECTOR = {np.dtype(np.float64): dtrmv, np.dtype(np.float32): strmv}  # products of a triangle and one vector, or several
+TRIANGLE_MATRIX = {np.dtype(np.float64): dtrmm, np.dtype(np.float32): strmm}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class VarianceNorm:
     r"""Squared Mahalanobis distance to a mean, defined for singular covariances too.
 
@@ -107,22 +111,31 @@ class VarianceNorm:
         """Squared norm of each row (n, d), in units of variance. Rows in float32 are not copied as a whole."""
         width, rank = self.whiten.shape
         if len(rows) == 1 and width == rank:
-            centred = (rows[0] - self.mean).astype(self.whiten.dtype, copy=False)
-            whitened = TRIANGULAR[self.whiten.dtype](self.whiten.T, centred, overwrite_x=1).astype(np.float64, copy=False)
-            return np.array([whitened @ whitened])
-        columns = 512 if len(rows) < FEW_ROWS else 64 if width <= 1024 else 128
+            whitened = TRIANGLE_VECTOR[self.whiten.dtype](self.whiten.T, self._centred(rows[0]), overwrite_x=1)
+            return np.array([np.vdot(whitened, whitened)], dtype=np.float64)
         squares = np.zeros(len(rows))
         for start in range(0, len(rows), BLOCK_ROWS):
             block = slice(start, start + BLOCK_ROWS)
-            centred = self._centred(rows[block])
-            for left in range(0, rank, columns):  # above its diagonal the matrix is zero
-                whitened = centred[:, left:] @ self.whiten[left:, left : left + columns]
-                squares[block] += np.einsum("ij,ij->i", whitened, whitened)
+            whitened = self.whitened(rows[block])
+            for left in range(0, rank, SQUARED_COLUMNS):
+                part = whitened[:, left : left + SQUARED_COLUMNS]
+                squares[block] += np.einsum("ij,ij->i", part, part)
         return squares
 
     def whitened(self, rows: Rows) -> NDArray[np.floating[Any]]:
         """(x - mean) @ whiten of each of ``rows`` (n, d), as (n, r): their squared distances are those of the norm."""
-        return np.asarray(self._centred(rows) @ self.whiten)
+        (width, rank), centred = self.whiten.shape, self._centred(rows)
+        if len(rows) >= MANY_ROWS:
+            # BLAS counts along columns: to it the rows are the columns of a transposed matrix, and may be overwritten.
+            product = TRIANGLE_MATRIX[self.whiten.dtype](1.0, self.whiten[:rank].T, centred[:, :rank].T, overwrite_b=1).T
+            return np.asarray(product if rank == width else product + centred[:, rank:] @ self.whiten[rank:])
+        columns = 512 if len(rows) < FEW_ROWS else 64 if width <= 1024 else 128
+        if rank <= columns:
+            return np.asarray(centred @ self.whiten)
+        found = np.empty((len(rows), rank), self.whiten.dtype)
+        for left in range(0, rank, columns):  # above its diagonal the matrix is zero
+            np.matmul(centred[:, left:], self.whiten[left:, left : left + columns], out=found[:, left : left + columns])
+        return found
 
     def contributions(self, rows: Rows) -> Attributions:
         r"""Share of each feature in the squared norm: :math:`(x-\mu) \circ P(x-\mu)`, with P the precision.
@@ -150,9 +163,15 @@ class VarianceNorm:
         """``block`` without the mean, in the precision of the whitening matrix and as exact as that has it."""
         if self.whiten.dtype == np.float64 or block.dtype != np.float32:
             return np.asarray((block - self.mean).astype(self.whiten.dtype, copy=False))
+        head, tail = self._parts
+        centred = np.subtract(block, head)
+        return np.subtract(centred, tail, out=centred)
+
+    @cached_property
+    def _parts(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The mean as a sum of two vectors in single precision, larger first."""
         head = self.mean.astype(np.float32)
-        tail = (self.mean - head).astype(np.float32)
-        return np.asarray(block - head - tail)
+        return head, (self.mean - head).astype(np.float32)
 
 
 def _whitening(correlation: Matrix, rank_tolerance: float) -> tuple[Matrix, int]:
@@ -162,15 +181,12 @@ def _whitening(correlation: Matrix, rank_tolerance: float) -> tuple[Matrix, int]
     largest row sum: where these bounds keep the rank rule, no eigenvalue has to be known.
     """
     largest = float(np.abs(correlation).sum(axis=1).max())
-    try:
-        # Reversed in rows and columns, so that the transposed inverse of the lower factor is lower again.
-        factor = cholesky(correlation[::-1, ::-1], lower=True, check_finite=False)
-        inverse, _ = dtrtri(factor, lower=1, overwrite_c=1)
+    # Reversed in rows and columns, so that the transposed inverse of the lower factor is lower again.
+    if (found := factor(correlation[::-1, ::-1])) is not None:
+        inverse, _ = dtrtri(found, lower=1, overwrite_c=1)
         whiten = np.ascontiguousarray(inverse.T[::-1, ::-1])
         if np.square(np.linalg.norm(whiten)) * largest * rank_tolerance < 1:
             return whiten, len(whiten)
-    except LinAlgError:
-        pass
     values, vectors = np.linalg.eigh(correlation)
     floor = rank_tolerance * (values[-1] if values[-1] > 0 else 1.0)
     return _triangular(vectors / np.sqrt(np.maximum(values, floor))), int((values > floor).sum())
@@ -186,10 +202,10 @@ def _whitening_of_few(correlation: Matrix, noise: Vector, directions: int) -> Ma
     width = len(noise)
     correlation[np.diag_indices(width)] -= noise
     rounding = 4 * np.finfo(np.float64).eps * (directions + 16)  # of what is left of a variance of 1 without them
-    factor, pivots, found, _ = dpstrf(correlation.T, tol=rounding, lower=1, overwrite_a=1)
+    loading, pivots, found, _ = dpstrf(correlation.T, tol=rounding, lower=1, overwrite_a=1)
     rank = min(int(found), directions)
     loadings = np.empty((width, rank))
-    loadings[pivots - 1] = np.tril(factor[:, :rank])
+    loadings[pivots - 1] = np.tril(loading[:, :rank])
     covariance, gains, deviations = np.eye(rank), np.empty((width, rank)), np.empty(width)
     for k in range(width - 1, -1, -1):
         gain = covariance @ loadings[k]

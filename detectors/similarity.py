@@ -26,14 +26,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import lapack, solve_triangular
+from scipy.linalg import solve_triangular
 
 from detectors.arrays import Matrix, Rows, Scores, Vector
+from detectors.cholesky import factored_in_place
 
 JITTERS = (0.0, 1e-12, 1e-10, 1e-8, 1e-6)  # added to the diagonal, the first that lets it factor: what rounding may ask for
 SYMMETRIC = 1e-9  # largest difference between two entries that ought to be equal
 INVERTED_COLUMNS = 512  # at a time
-PANEL_COLUMNS = 2048  # factored at a time: with threads dpotrf of OpenBLAS 0.3.30 ends the process from 16 000 columns on
 
 Thing = TypeVar("Thing")
 
@@ -113,7 +113,7 @@ def factored(similarity: Matrix) -> tuple[Matrix, float]:
     ones = np.diag_indices_from(similarity)
     for jitter in JITTERS:
         similarity[ones] = 1 + jitter
-        if _factored_in_place(similarity):
+        if factored_in_place(similarity):
             for row in range(len(similarity)):
                 similarity[row, row + 1 :] = 0
             return similarity, jitter
@@ -123,23 +123,6 @@ def factored(similarity: Matrix) -> tuple[Matrix, float]:
         "the matrix of similarities is not positive definite: similarities that fall off with a distance need a metric of negative type, "
         "such as the Euclidean or the city-block one, or a larger t"
     )
-
-
-def _factored_in_place(matrix: Matrix) -> bool:
-    """Put the lower Cholesky factor into the lower triangle of ``matrix`` (n, n), and say whether there is one; keep what is above it.
-
-    Memory: 4096 n numbers.
-    """
-    for start in range(0, len(matrix), PANEL_COLUMNS):
-        stop = min(start + PANEL_COLUMNS, len(matrix))
-        known, square, below = matrix[start:stop, :start], matrix[start:stop, start:stop], matrix[stop:, start:stop]
-        factor, failed = lapack.dpotrf(square - known @ known.T, lower=1)
-        if failed:
-            return False
-        np.copyto(square, factor, where=np.tri(stop - start, dtype=np.bool_))
-        below -= matrix[stop:, :start] @ known.T
-        below[...] = solve_triangular(factor, below.T, lower=True, check_finite=False).T
-    return True
 
 
 def weights(factor: Matrix) -> Vector:

@@ -285,3 +285,22 @@ def test_single_precision_refuses_what_leaves_its_range(size):
     """Columns whose standard deviation, or its inverse, float32 cannot hold beside rows many times as far are refused by name."""
     with pytest.raises(ValueError, match="precision='float32' cannot hold standard deviations from"):
         norm_of(FULL * [1, 1, 1, size], precision="float32")
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+@pytest.mark.parametrize("rank", [1, 63, 200])
+@pytest.mark.parametrize("count", [1, 2, 15, 16, 63, 64, 513, 1100])
+def test_every_way_to_whiten_is_the_product(precision, rank, count):
+    """One row, few, many, more than a block, through a square matrix or a narrower one: the same to rounding, in any order of memory."""
+    rng = np.random.default_rng(0)
+    width = 200
+    whiten = np.ascontiguousarray(np.tril(rng.normal(size=(width, rank))) / np.sqrt(width)).astype(precision)
+    norm = VarianceNorm(rng.normal(size=width), whiten, rank)
+    rows = rng.normal(size=(count, width)).astype(precision)
+    expected = (rows.astype(np.float64) - norm.mean) @ whiten.astype(np.float64)
+    tolerance = 1e-12 if precision == "float64" else 3e-6
+    for form in (rows, np.asfortranarray(rows), np.repeat(rows, 2, axis=0)[::2]):
+        before = form.copy()
+        np.testing.assert_allclose(norm.whitened(form), expected, rtol=0, atol=tolerance)
+        np.testing.assert_allclose(norm.squared(form), np.square(expected).sum(axis=1), rtol=10 * tolerance, atol=tolerance)
+        np.testing.assert_array_equal(form, before)

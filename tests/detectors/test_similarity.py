@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from detectors import Weighting, similarity, subsets
+from detectors import Weighting, cholesky, similarity, subsets
 from detectors.similarity import between, factored, left_out, magnitude, unexplained, weighting
 
 
@@ -33,7 +33,7 @@ def test_panels_give_the_factor(monkeypatch):
     points = np.random.default_rng(1).normal(size=(60, 2))
     points[-3:] = points[:3]  # the first panels factor, the last one does not without jitter
     whole = np.exp(-np.linalg.norm(points[:, None] - points, axis=2))
-    monkeypatch.setattr(similarity, "PANEL_COLUMNS", 7)
+    monkeypatch.setattr(cholesky, "PANEL_COLUMNS", 7)
     factor, jitter = factored(whole.copy())
     assert jitter > 0
     np.testing.assert_allclose(factor, np.linalg.cholesky(whole + jitter * np.eye(60)), rtol=1e-3, atol=1e-9)
