@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.models import dashboard as model
 
-from deploy.grafana.outliers import feed, shadow
+from deploy.grafana.outliers import EVENTS, feed, shadow
 from deploy.grafana.panels import ALARM, Query, board, lines, number, rows, shades
 
 OF = "<job>, <detector>, <version>"
@@ -196,4 +196,5 @@ def detector() -> model.Dashboard:
                 ),
             ],
         },
+        events=EVENTS,
     )

@@ -10,6 +10,7 @@ PAIR = f"{OF}, <version>, <replica>"
 BY_PAIR = "by (detector, version, shadow)"
 RATE = "[$__rate_interval]"
 WEBHOOKS = f"max by (detector, outcome) (rate(farfield_webhooks_total{{{OF}}}{RATE}))"  # of the store, so the same in all replicas
+EVENTS = {"outliers": f"sum by (detector) (changes(farfield_last_outlier_timestamp_seconds{{{HERE}}}{RATE})) > 0"}
 
 
 def feed() -> list[Panel]:

@@ -167,11 +167,19 @@ def rows(
     return panel.datasource(SOURCE).title(title).description(description).unit("short").span(width).height(9)
 
 
-def board(uid: str, title: str, description: str, variables: dict[str, tuple[str, bool]], parts: dict[str, list[Panel]]) -> model.Dashboard:
+def board(
+    uid: str,
+    title: str,
+    description: str,
+    variables: dict[str, tuple[str, bool]],
+    parts: dict[str, list[Panel]],
+    *,
+    events: dict[str, str] | None = None,
+) -> model.Dashboard:
     """A dashboard of rows of panels, by the titles of the rows.
 
     ``variables`` are, by name, the metric whose label gives the values, with placeholders for the variables before it,
-    and whether several values, and all, can be chosen.
+    and whether several values, and all, can be chosen. ``events`` are queries by name: all charts mark the times at which they have values.
     """
     built = dashboard.Dashboard(title).uid(uid).description(description).tags(["farfield"]).timezone("browser").editable()
     built.time("now-1h", "now").refresh("30s").tooltip(model.DashboardCursorSync.CROSSHAIR)
@@ -186,6 +194,8 @@ def board(uid: str, title: str, description: str, variables: dict[str, tuple[str
         if several:
             variable.all_value(".*").current(model.VariableOption(text="All", value="$__all"))
         built.with_variable(variable)
+    for name, text in (events or {}).items():
+        built.annotation(dashboard.AnnotationQuery().name(name).datasource(SOURCE).enable(True).icon_color("orange").expr(asked(text)))
     for part, panels in parts.items():
         built.with_row(dashboard.Row(part))
         for panel in panels:

@@ -77,7 +77,7 @@ def feedback(
         if as_json:
             print_json({"detector": name, "changed": changed})
         else:
-            say(f"{changed} of {len(keys)} rows of {name} were marked otherwise before")
+            say(f"marks of {changed} of {len(keys)} rows of {name} changed")
 
 
 def calibrate(

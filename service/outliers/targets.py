@@ -6,6 +6,7 @@ import asyncio
 import base64
 import binascii
 import ipaddress
+import logging
 import socket
 import ssl
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ from urllib.parse import urlsplit
 
 import httpx2
 from standardwebhooks import Webhook
+
+logging.getLogger("httpx2").setLevel(logging.WARNING)  # below, it writes the URL of each request; the path of a webhook is often a secret
 
 SECONDS = 5.0  # for one delivery, from the look-up of the name to the status of the answer
 LEAST_KEY_BYTES = 24  # of a secret, as Standard Webhooks has it

@@ -49,7 +49,12 @@ def panels(board: Any) -> list[Any]:
 
 
 def queries(board: Any) -> list[str]:
-    return [target["expr"] for panel in panels(board) for target in panel["targets"]]
+    """Of panels and annotations."""
+    return [target["expr"] for panel in panels(board) for target in panel["targets"]] + [event["expr"] for event in events(board)]
+
+
+def events(board: Any) -> list[Any]:
+    return board.get("annotations", {}).get("list", [])
 
 
 def filled(expression: str, **values: str) -> str:
@@ -75,8 +80,12 @@ def test_the_code_makes_what_is_checked_in(tmp_path: Path) -> None:
 
 
 def complaints(board: Any) -> list[str]:
-    """What Grafana's own schemas have against a dashboard, its panels' options and their fields."""
-    found = list(jsonschema.Draft7Validator(SCHEMA["dashboard"]).iter_errors(board))
+    """What Grafana's own schemas have against a dashboard, its panels' options and their fields.
+
+    They know no query of an annotation, which is for each data source to define.
+    """
+    bare = [{name: value for name, value in event.items() if name != "expr"} for event in events(board)]
+    found = list(jsonschema.Draft7Validator(SCHEMA["dashboard"]).iter_errors(board | {"annotations": {"list": bare}}))
     for panel in panels(board):
         schemas = SCHEMA["panels"][panel["type"]]
         found += jsonschema.Draft7Validator(schemas["options"]).iter_errors(panel["options"])
@@ -111,6 +120,7 @@ def test_panels_explain_themselves(board: Any) -> None:
         assert defaults["unit"]
         assert defaults["thresholds"]["steps"][0] == {"value": None, "color": "green"}
         assert {target["datasource"]["uid"] for target in panel["targets"]} == {"${datasource}"}
+    assert all(event["enable"] and event["datasource"]["uid"] == "${datasource}" for event in events(board))
 
 
 def test_dashboards_can_be_told_apart_and_chosen_from() -> None:
@@ -316,6 +326,14 @@ def test_what_drifts_and_what_fails_is_alerted(prometheus: Prometheus) -> None:
     firing = prometheus.eventually('ALERTS{alertname="FarfieldDrift", alertstate="firing", detector="rows"}')
     assert [labels["version"] for labels, _ in firing] == ["2"]
     prometheus.eventually('ALERTS{alertname="FarfieldJobsFail", alertstate="firing"}')
+
+
+def test_outliers_are_marked_in_the_charts_of_their_detector(prometheus: Prometheus) -> None:
+    """By an annotation, wherever there was one lately."""
+    [event] = events(BOARDS["detector"])
+    [(labels, _)] = prometheus.eventually(filled(event["expr"]))
+    assert labels == {"detector": "rows"}
+    assert prometheus.query(filled(event["expr"], detector="none")) == []
 
 
 def test_webhooks_and_shadows_are_seen(prometheus: Prometheus) -> None:

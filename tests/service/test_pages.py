@@ -130,6 +130,15 @@ def test_nothing_is_wider_than_its_box(page, width, tmp_path):
     assert page.find("confirm").size["width"] <= width
 
 
+def test_a_wide_window_has_room_for_whole_keys(page):
+    """Those that rows without a key get."""
+    page.resize(2560)
+    page.show(WIDE)
+    own = page.wait(lambda: [key for key in page.all("#feed-rows .picture span") if re.fullmatch(r"[0-9a-f]{16}:\d+", key.text)])
+    cut_off = "return arguments[0].filter((key) => key.scrollWidth > key.clientWidth).map((key) => key.textContent)"
+    assert page.browser.execute_script(cut_off, own) == []
+
+
 def test_cells_without_a_head_above_them_are_named(page):
     """In a narrow window a row is a list; in a wide one it is a table again, which nothing has been lost from."""
     page.show(WIDE)

@@ -158,6 +158,17 @@ def test_a_target_inside_is_refused_unless_it_is_allowed(receivers: Receivers, h
     assert receiver.posted[0][1]["host"] == f"{host}:{receiver.port}"
 
 
+@pytest.mark.parametrize("answer", [204, 307])
+def test_the_path_of_a_target_is_not_logged(store: Store, receivers: Receivers, caplog: pytest.LogCaptureFixture, answer: int) -> None:
+    """Whoever knows it may post there, as with those of chats: a log tells of the host alone."""
+    receiver = receivers(answer)
+    fed(store, "a")
+    with caplog.at_level("INFO"), quick(store, receiver):
+        eventually(lambda: receiver.posted and counts(store), "a try")
+    assert "/hook" not in caplog.text
+    assert ("127.0.0.1" in caplog.text) == (answer == 307)
+
+
 def test_a_redirect_is_not_followed(store: Store, receivers: Receivers) -> None:
     """Not even to where webhooks may go: it counts as a failure, and is tried again."""
     receiver = receivers(307)
