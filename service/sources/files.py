@@ -21,10 +21,8 @@ from service.errors import InvalidInput
 from service.sources.tries import again
 
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+URL = re.compile(r"((?:https?)?://)(\S*)", re.IGNORECASE)  # in a text; of which scheme it is matters only for the web
 HOST = re.compile(r"(\[[^\]@]*\]|[^@:/?#\[]*)(:\d*)?([/?#]|\Z)")
-USER = re.compile(r"://\S*@")
-QUERY = re.compile(r"(https?://[^\s?]*)\?\S*", re.IGNORECASE)
-WEB = re.compile(r"https?://", re.IGNORECASE)
 WILD = re.compile(r"[*?\[]")
 END = re.compile(r"[?#]")  # of the path of a URL
 MARKS = ("ETag", "etag", "md5Hash", "Content-MD5", "checksum", "LastModified", "Last-Modified", "mtime", "created")
@@ -39,6 +37,7 @@ class File:
     name: str  # below the folder in which it was found, or of several places the one that all of them are in
     size: int  # bytes
     mark: str  # the first of MARKS that the listing has: it changes when the content does
+    key: str = ""  # the name, see ``_told_apart``
 
     @property
     def local(self) -> bool:
@@ -48,11 +47,6 @@ class File:
     def shown(self) -> str:
         """The URL for people."""
         return shown_url(self.url)
-
-    @property
-    def key(self) -> str:
-        """The name, without the query of a web address: that may let others in, and be another one next time."""
-        return self.name.partition("?")[0] if WEB.match(self.url) else self.name
 
     @property
     def suffix(self) -> str:
@@ -83,18 +77,16 @@ def suffix(url: str) -> str:
 def shown_url(url: str) -> str:
     """A path or URL for people: without user, password and the query of a web address, which may let others in.
 
-    Where more than a host and a port stands before the path, all up to the last ``@`` is taken for a user and a password.
+    Where more than a host and a port stands before the path, all up to the last ``@`` is taken for a user and a password;
+    where that might as well stand in a query, nothing but the scheme is shown, and so of a URL within the URL.
 
     >>> shown_url("https://me:se/c@ret@host/rows.npy?signature=1234"), shown_url("s3://bucket/a@b/rows-?.npy")
     ('https://host/rows.npy', 's3://bucket/a@b/rows-?.npy')
+    >>> shown_url("https://[host/rows.npy?mail=me@secret"), shown_url("s3://bucket/rows::https://me:secret@host/")
+    ('https://…', 's3://bucket/rows::https://…')
     """
     scheme = SCHEME.match(url)
-    if not scheme:
-        return shown(url)
-    rest = url[scheme.end() :]
-    if not HOST.match(rest):
-        rest = rest.rpartition("@")[2]
-    return scheme[0] + (rest.partition("?")[0] if _is_web(url) else rest)
+    return scheme[0] + _open_part(url[scheme.end() :], web=_is_web(url)) if scheme else shown(url)
 
 
 def shown(text: str) -> str:
@@ -103,7 +95,7 @@ def shown(text: str) -> str:
     >>> shown("GET https://me:secret@host/rows.npy?signature=1234 failed")
     'GET https://host/rows.npy failed'
     """
-    return QUERY.sub(r"\1", USER.sub("://", text))
+    return URL.sub(lambda found: found[1] + _open_part(found[2], web=found[1] != "://"), text)
 
 
 def listed(urls: str | os.PathLike[str] | Sequence[str], allow: Sequence[str] = LOCAL) -> list[File]:
@@ -146,12 +138,26 @@ def schemes(places: Iterable[str]) -> list[str]:
     return [*LOCAL, *(match[1].lower() for place in places if (match := SCHEME.match(place)))]
 
 
+def options(url: str) -> dict[str, Any]:
+    """What the fsspec file system of a URL is opened with: redirects are not followed, for one could lead out of what is allowed."""
+    return {"allow_redirects": False} if _is_web(url) else {}
+
+
 def digest(files: Iterable[File], schema: str) -> str:
     """sha256 (hex) over ``schema`` and the name, size and mark of each file, in order."""
     summed = hashlib.sha256(schema.encode())
     for file in files:
         summed.update(f"\n{len(file.name)}:{file.name} {file.size} {file.mark}".encode())
     return summed.hexdigest()
+
+
+def _open_part(rest: str, *, web: bool) -> str:
+    """What of a URL, ``rest`` after its scheme, anyone may see."""
+    path, *query = END.split(rest, maxsplit=1)
+    if not HOST.match(rest):
+        return "…" if "@" in "".join(query) else path.rpartition("@")[2]
+    before, within, _ = (rest.partition("?")[0] if web else rest).partition("://")
+    return before + within + ("…" if within else "")
 
 
 def _path(url: str) -> str:
@@ -184,14 +190,25 @@ def _under(url: str, prefix: str) -> bool:
 
 
 def _told_apart(places: Sequence[tuple[str, list[File]]]) -> list[File]:
-    """The files of all places, each a folder with its files, by their names below the folder that all of these are in."""
+    """The files of all places, each a folder with its files, by their names below the folder that all of these are in.
+
+    The key of a web address is its name without the query, which may let others in and be another one next time. Where several
+    differ in it alone, the second of them in the order given has ``?2`` instead, and so on.
+    """
     folders = [folder.split("/") for folder, _ in places]
     shared = len(os.path.commonprefix(folders))  # noqa: RUF071  of lists, name by name
-    return [
-        replace(file, name=posixpath.join(*folder[shared:], file.name))
-        for folder, (_, files) in zip(folders, places, strict=True)
-        for file in files
-    ]
+    queries: dict[str, dict[str, int]] = {}
+    told = []
+    for folder, (_, files) in zip(folders, places, strict=True):
+        for file in files:
+            name = key = posixpath.join(*folder[shared:], file.name)
+            if _is_web(file.url):
+                key = name.partition("?")[0]
+                alike = queries.setdefault(key, {})
+                number = alike.setdefault(name, len(alike) + 1)
+                key += f"?{number}" if number > 1 else ""
+            told.append(replace(file, name=name, key=key))
+    return told
 
 
 def _local(path: str, allow: Sequence[str]) -> tuple[str, list[File]]:
@@ -229,9 +246,8 @@ def _walk(folder: str) -> list[str]:
 
 
 def _system(url: str) -> tuple[Any, str]:
-    options = {"allow_redirects": False} if _is_web(url) else {}  # one could lead out of what is allowed
     try:
-        found: tuple[Any, str] = fsspec.core.url_to_fs(url, **options)
+        found: tuple[Any, str] = fsspec.core.url_to_fs(url, **options(url))
     except ImportError as error:
         raise InvalidInput(f"{_scheme(url)} URLs need a package that is not installed: {error}") from None
     except ValueError as error:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
+from typing import TypeVar
 
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
+from tenacity import AsyncRetrying, Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
 try:
     from aiohttp import ClientConnectionError, ClientPayloadError
@@ -12,6 +14,8 @@ except ImportError:  # without the extra ``http`` nothing raises them
     BROKEN: tuple[type[BaseException], ...] = (ConnectionError, TimeoutError)
 else:
     BROKEN = (ConnectionError, TimeoutError, ClientConnectionError, ClientPayloadError)
+
+T = TypeVar("T")
 
 TRIES = 4
 FIRST_WAIT_SECONDS = 0.5  # and twice as long after each further try
@@ -40,3 +44,9 @@ again = Retrying(
     retry=retry_if_exception(may_pass), stop=stop_after_attempt(TRIES), wait=wait_exponential(FIRST_WAIT_SECONDS), reraise=True
 )
 """``again(call, *arguments)`` is what ``call`` returns at the first of TRIES that succeeds; raises the last error, or one that stays."""
+
+
+async def awaited(call: Callable[..., Awaitable[T]], *arguments: object, **named: object) -> T:
+    """As ``again``, of a coroutine function; any number of these may be under way at once."""
+    trying = AsyncRetrying(retry=again.retry, stop=again.stop, wait=again.wait, reraise=True)  # one for each call: it keeps state
+    return await trying(call, *arguments, **named)

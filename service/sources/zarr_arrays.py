@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from service.errors import InvalidInput
 from service.sources.arrays import NUMBERS, ROWS_KEY, numbers
-from service.sources.files import File
+from service.sources.files import SCHEME, File, options
 from service.sources.losses import Losses, reading
 from service.sources.parts import Chunk, Layout, Stretch, Wanted, ranges, row_numbers, size_of
+from service.sources.tries import awaited
 
 DESCRIPTIONS = ("zarr.json", ".zarray", ".zgroup")
 BLOCK_BYTES = 2**28  # a Zarr chunk is unpacked whole
@@ -61,9 +63,18 @@ def _arrays(root: str, wanted: Wanted) -> tuple[Any, Any]:
         import zarr
     except ImportError:
         raise InvalidInput(f"{root} needs Zarr, which is not installed: pip install 'farfield[zarr]'") from None
-    opened = zarr.open(root, mode="r")
+    opened = zarr.open(_store(root) if SCHEME.match(root) else root, mode="r")
     if isinstance(opened, zarr.Array):
         return opened, None
     if ROWS_KEY not in opened:
         raise ValueError(f"the group has no array {ROWS_KEY!r}; it has {sorted(opened)[:5]}")
     return opened[ROWS_KEY], opened[wanted.labels] if wanted.labels and wanted.labels in opened else None
+
+
+def _store(root: str) -> Any:
+    """A folder under a URL, for Zarr; what it reads from a network it tries ``again`` to read."""
+    from zarr.storage import FsspecStore
+
+    store: Any = FsspecStore.from_url(root, storage_options=options(root), read_only=True)
+    store.get = partial(awaited, store.get)
+    return store

@@ -19,12 +19,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import tenacity
+import zarr
 from pyarrow import parquet
 
 from service import sources
 from service.errors import InvalidInput
 from service.sources import Chunk, Losses, Source, open_source, tries
 from service.sources import parts as bounds
+from service.sources.files import shown
 from tests.service.served import NORMAL
 from tests.service.source_data import LABELS, NAMES, ROWS, WRITERS, csv_bytes, images, labelled, lists, shard, table, tar_bytes
 
@@ -307,7 +309,7 @@ class Ranges(BaseHTTPRequestHandler):
     """Serves the files of ``folder``, with ranges; /away sends elsewhere, /403 answers 403, and /cut breaks off in the middle.
 
     Each of ``faults`` is what one request meets instead, of those with a range or of the others as the first letter of it says: a status,
-    ``gone`` for no answer, ``short`` for half of one.
+    ``gone`` for no answer, ``short`` for half of one, ``away`` for elsewhere.
     """
 
     folder: Path
@@ -328,7 +330,7 @@ class Ranges(BaseHTTPRequestHandler):
             self.send_error(int(fault))
             return
         path = self.folder / self.path.partition("?")[0].lstrip("/")
-        if self.path.startswith("/away"):
+        if self.path.startswith("/away") or fault == "away":
             self.send_response(302)
             self.send_header("Location", "/x.npy")
             self.send_header("Content-Length", "0")
@@ -432,6 +434,46 @@ def test_what_may_pass_is_asked_for_again(tmp_path: Path, web: str, faults: list
     assert faults == []
 
 
+def zarr_of(folder: Path, chunks: tuple[int, int]) -> str:
+    array = zarr.create_array(str(folder / "x.zarr"), shape=ROWS.shape, chunks=chunks, dtype=ROWS.dtype)
+    array[:] = ROWS
+    return "x.zarr/zarr.json"
+
+
+@pytest.mark.parametrize("fault", ["l503", "lshort"])
+def test_zarr_asks_again_too(tmp_path: Path, web: str, faults: list[str], fault: str) -> None:
+    """For what describes the array, and for chunks, of which it reads several at once: each may fail three times."""
+    chunks = open_source(f"{web}/{zarr_of(tmp_path, (25, 1))}", allow=(web,)).steps(rows=50)
+    read = []
+    for _ in range(2):
+        faults[:] = [fault] * 3
+        read.append(next(chunks))
+        assert faults == []
+    np.testing.assert_array_equal(together(read), ROWS)
+
+
+@pytest.mark.parametrize(("status", "asked"), [(503, tries.TRIES), (403, 1)])
+def test_zarr_refuses_what_stays(tmp_path: Path, web: str, faults: list[str], status: int, asked: int) -> None:
+    """As other forms do: no chunk that cannot be read is taken for an empty one."""
+    chunks = open_source(f"{web}/{zarr_of(tmp_path, (50, 3))}", allow=(web,)).steps(rows=50)
+    next(chunks)
+    faults[:] = [f"l{status}"] * 99
+    with pytest.raises(InvalidInput, match=rf"^{web}/x\.zarr/zarr\.json cannot be read: {status}"):
+        next(chunks)
+    assert len(faults) == 99 - asked
+
+
+def test_zarr_follows_no_redirect(tmp_path: Path, web: str, faults: list[str]) -> None:
+    """Which could lead out of what is allowed, here to a chunk that would do."""
+    chunks = open_source(f"{web}/{zarr_of(tmp_path, (50, 3))}", allow=(web,)).steps(rows=50)
+    next(chunks)
+    (tmp_path / "x.npy").write_bytes((tmp_path / "x.zarr" / "c" / "1" / "0").read_bytes())
+    faults[:] = ["laway"]
+    with pytest.raises(InvalidInput, match=rf"^{web}/x\.zarr/zarr\.json cannot be read: "):
+        next(chunks)
+    assert faults == []
+
+
 @pytest.mark.parametrize(("status", "asked"), [(503, tries.TRIES), (403, 1), (404, 1)])
 def test_what_stays_is_refused(tmp_path: Path, web: str, faults: list[str], status: int, asked: int) -> None:
     """After a bounded number of tries, and at the first one where another would be in vain."""
@@ -481,6 +523,14 @@ def test_addresses_that_differ_in_their_query_are_lost_one_by_one(tmp_path: Path
         open_source(places, allow=(web,), losses=Losses("skip", limit=2))
 
 
+def test_images_that_differ_in_the_query_of_their_address_have_keys_of_their_own(tmp_path: Path, web: str) -> None:
+    """The first has its name alone; the same address again has the same key, and none holds the query."""
+    images(tmp_path / "i", 2)
+    numbers = "secret=1", "secret=2", "secret=1", "secret=3"
+    chunks = everything(open_source([f"{web}/i/0/000.png?{number}" for number in numbers] + [f"{web}/i/1/001.png?secret=1"], allow=(web,)))
+    assert [key for chunk in chunks for key in chunk.keys] == ["0/000.png", "0/000.png?2", "0/000.png", "0/000.png?3", "1/001.png"]
+
+
 SIGNED = "?signature=the'secret of/mine@secret"
 
 
@@ -528,6 +578,12 @@ def test_signatures_of_several_places_are_not_repeated(tmp_path: Path, web: str)
         "http://me:the?secret@127.0.0.1/x.npy",
         "http://me:the#secret@127.0.0.1/x.npy",
         "http://me:secret@[127.0.0.1/x.npy",
+        "http://[127.0.0.1/x.npy?secret@of",
+        "http://[127.0.0.1/x.npy?of@secret",
+        "http://me:secret@127.0.0.1/x.npy?the@secret",
+        "http://me:the?secret@[127.0.0.1/x.npy?of@secret",
+        "memory://data/x.npy::http://me:secret@127.0.0.1/x.npy?secret",
+        "memory://data::http://127.0.0.1/x.npy?secret",
         "http://me:secret@127.0.0.1\N{FULLWIDTH SOLIDUS}/x.npy",
         "http://127.0.0.1:99999/x.npy?secret",
         "simplecache::http://127.0.0.1/x.npy?secret",
@@ -539,6 +595,23 @@ def test_what_lets_others_in_is_not_repeated(url: str) -> None:
         with pytest.raises(InvalidInput) as refused:
             open_source(url, allow=allow)
         assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("503, url='http://host:80/x.npy?the@secret'", "503, url='http://host:80/x.npy"),
+        ("(https://host:80), s3://bucket/a@b/rows-?.npy", "(https://host:80), s3://bucket/a@b/rows-?.npy"),
+        ("GET.http://host/x?secret HTTPS://me:secret@host/", "GET.http://host/x HTTPS://host/"),
+        ("http://[bad/x?the@secret http://[bad/a@b", "http://… http://b"),
+        ("http://host/a,http://me:secret@host/b", "http://host/a,http://…"),
+        ("://" * 9999, "://://…"),
+        ("a" * 99999, "a" * 99999),
+    ],
+)
+def test_texts_are_told_without_what_lets_others_in(text: str, told: str) -> None:
+    """Of libraries, for example, whatever stands around a URL in them."""
+    assert shown(text) == told
 
 
 @pytest.mark.parametrize(
