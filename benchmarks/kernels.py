@@ -4,13 +4,13 @@
     python -m benchmarks.kernels --quick    # half a minute
 
 prints Markdown tables row by row as they are measured. Each figure is the median of alternating repetitions on one thread, with
-its spread (half the range between quartiles, in per cent of the median), the last two tables excepted, of one run each:
+its spread (half the range between quartiles, in per cent of the median), the last table excepted, of one run:
 
 * rates: square products and a copy of 256 MiB
 * scoring: ``VarianceNorm.squared`` against the full product ``X @ W``, scikit-learn's ``mahalanobis`` and,
   where PyOD is installed and fits such a width in less than minutes, ``decision_function`` of its MCD and PCA
 * one row: the kernel, and ``Gaussian.scores`` with all that it checks
-* Ledoit–Wolf: time and peak resident memory of a process of its own, ours and scikit-learn's
+* Ledoit–Wolf: time, and apart from it peak resident memory, of processes of their own, ours and scikit-learn's by turns
 * a file: a fit on memory-mapped float32 rows, with the peak of memory that is no file's
 """
 
@@ -28,11 +28,13 @@ import numpy as np
 from sklearn.covariance import EmpiricalCovariance, LedoitWolf
 from threadpoolctl import threadpool_limits
 
+from benchmarks.pages import median_and_spread
 from detectors import Gaussian
 from detectors.covariance import ledoit_wolf
 from detectors.moments import Moments
 from detectors.norm import VarianceNorm
 
+ROUNDS = 3  # of processes
 SECONDS = 0.1  # of repetitions per figure
 FITTED_ROWS = 4  # times the width, for what has to be fitted
 LEAST_REPETITIONS = 3
@@ -117,15 +119,17 @@ def one_row(widths, seconds):
             yield f"| {width}, {precision} | {_time(taken['kernel'])} | {_time(taken['scores'])} |"
 
 
-def shrinkage(shapes):
-    """Markdown: Ledoit–Wolf in processes that do nothing else, ours and then scikit-learn's."""
+def shrinkage(shapes, rounds):
+    """Markdown: Ledoit–Wolf in processes that do nothing else, ours and scikit-learn's by turns; memory is looked at in others."""
     yield "| rows x columns | ours | scikit-learn | faster | memory above start, ours | scikit-learn's | shrinkage differs by |"
     yield "|---|--:|--:|--:|--:|--:|--:|"
     for shape in shapes:
-        (ours, memory, intensity), (theirs, more, expected) = (_apart(_shrinkage, name, shape) for name in ("ours", "scikit-learn"))
-        gap = abs(intensity / expected - 1)
-        times = f"{ours:.2f} s | {theirs:.2f} s | {theirs / ours:.1f}x"
-        yield f"| {shape[0]} x {shape[1]} | {times} | {memory:.0f} MB | {more:.0f} MB | {gap:.0e} |"
+        runs = [[_apart(_shrinkage, name, shape) for name in ("ours", "scikit-learn")] for _ in range(rounds)]
+        ours, theirs = (_stated([seconds for seconds, _ in found], " s") for found in zip(*runs, strict=True))
+        faster = _stated([theirs / ours for (ours, _), (theirs, _) in runs], "x")
+        memory, more = (_apart(_shrinkage_memory, name, shape) for name in ("ours", "scikit-learn"))
+        gap = abs(runs[0][0][1] / runs[0][1][1] - 1)
+        yield f"| {shape[0]} x {shape[1]} | {ours} | {theirs} | {faster} | {memory:.0f} MB | {more:.0f} MB | {gap:.0e} |"
 
 
 def from_file(shape, dtype="float32"):
@@ -163,14 +167,27 @@ class Peak:
             self.highest = max(self.highest, _anonymous())
 
 
+def _stated(values, unit):
+    median, half = median_and_spread(values)
+    return f"{median:.2f}{unit} ± {half:.0f} %"
+
+
 def _shrinkage(name, shape):
+    """Seconds that it takes, and the intensity."""
     rows = np.random.default_rng(0).standard_normal(shape)
     rows *= np.linspace(0.5, 2, shape[1])
-    with threadpool_limits(1), Peak() as peak:
+    with threadpool_limits(1):
         start = time.perf_counter()
         intensity = ledoit_wolf(Moments.of(rows))[1] if name == "ours" else LedoitWolf(store_precision=False).fit(rows).shrinkage_
-        seconds = time.perf_counter() - start
-    return seconds, peak.highest - peak.start, intensity
+        return time.perf_counter() - start, intensity
+
+
+def _shrinkage_memory(name, shape):
+    """Peak above what the rows take, in MB."""
+    rows = np.random.default_rng(0).standard_normal(shape)
+    with threadpool_limits(1), Peak() as peak:
+        ledoit_wolf(Moments.of(rows)) if name == "ours" else LedoitWolf(store_precision=False).fit(rows)
+    return peak.highest - peak.start
 
 
 def _fit_file(path):
@@ -227,7 +244,7 @@ def main():
     with threadpool_limits(1):
         for lines in (rates(seconds), scoring(widths, counts, seconds), one_row(widths, seconds)):
             _printed(lines)
-    _printed(shrinkage([(10_000, 256)] if quick else [(100_000, 512), (20_000, 2048)]))
+    _printed(shrinkage([(10_000, 256)] if quick else [(100_000, 512), (20_000, 2048)], 1 if quick else ROUNDS))
     _printed(from_file((20_000, 512) if quick else (200_000, 2048)))
 
 

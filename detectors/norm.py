@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -109,15 +110,16 @@ class VarianceNorm:
 
     def squared(self, rows: Rows) -> Scores:
         """Squared norm of each row (n, d), in units of variance. Rows in float32 are not copied as a whole."""
-        width, rank = self.whiten.shape
-        if len(rows) == 1 and width == rank:
-            whitened = TRIANGLE_VECTOR[self.whiten.dtype](self.whiten.T, self._centred(rows[0]), overwrite_x=1)
-            return np.array([np.vdot(whitened, whitened)], dtype=np.float64)
+        if len(rows) == 1 and self._triangle:
+            product, triangle = self._triangle
+            whitened, squares = product(triangle, self._centred(rows[0]), overwrite_x=1), np.empty(1)
+            squares[0] = whitened.dot(whitened)
+            return squares
         squares = np.zeros(len(rows))
         for start in range(0, len(rows), BLOCK_ROWS):
             block = slice(start, start + BLOCK_ROWS)
             whitened = self.whitened(rows[block])
-            for left in range(0, rank, SQUARED_COLUMNS):
+            for left in range(0, whitened.shape[1], SQUARED_COLUMNS):
                 part = whitened[:, left : left + SQUARED_COLUMNS]
                 squares[block] += np.einsum("ij,ij->i", part, part)
         return squares
@@ -164,8 +166,15 @@ class VarianceNorm:
         if self.whiten.dtype == np.float64 or block.dtype != np.float32:
             return np.asarray((block - self.mean).astype(self.whiten.dtype, copy=False))
         head, tail = self._parts
-        centred = np.subtract(block, head)
-        return np.subtract(centred, tail, out=centred)
+        centred = block - head
+        centred -= tail
+        return np.asarray(centred)
+
+    @cached_property
+    def _triangle(self) -> tuple[Callable[..., NDArray[np.floating[Any]]], NDArray[np.floating[Any]]] | None:
+        """BLAS's product of the matrix with one vector, and the matrix as BLAS takes it; None where it is not square."""
+        width, rank = self.whiten.shape
+        return (TRIANGLE_VECTOR[self.whiten.dtype], self.whiten.T) if width == rank else None
 
     @cached_property
     def _parts(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -27,6 +27,7 @@ Device = Literal["auto", "cpu", "cuda"]
 BATCH_ROWS = 16  # on a CPU larger batches gain nothing and cost memory
 MEASURING_ERROR = 1.02  # how much slower may count as no slower
 
+CUDA_NEEDS = "farfield[gpu], CUDA 13, cuDNN 9 and a GPU that is visible with its driver (docker run --gpus all)"
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 _ELEMENT_TYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(double)": np.float64}
 
@@ -199,7 +200,7 @@ class Extractor:
         return hashlib.sha256(hashlib.sha256(self.onnx_file).digest() + text.encode()).hexdigest()
 
     def _report_missing_device(self, required: bool) -> None:
-        message = f"CUDA was asked for but cannot be had: {self.provider} serves. Install farfield[gpu], CUDA 13 and cuDNN 9"
+        message = f"CUDA was asked for but cannot be had: {self.provider} serves. It needs {CUDA_NEEDS}"
         if required:
             raise DeviceError(message)
         log.warning(message)
@@ -227,6 +228,14 @@ def image_preprocessing(onnx_file: bytes, value_range: str | None, resize: str =
         height, width, resize=resize, colour="grey" if channels == 1 else "rgb",  # type: ignore[arg-type]
         mean=mean[:channels], std=std[:channels], layout=layout, dtype=dtype,
     )  # fmt: skip
+
+
+def cuda_works() -> bool:
+    """Whether a network gets CUDA here: onnxruntime may be built for it where no device, or no driver, is."""
+    tensors = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("x", "y")]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "identity", tensors[:1], tensors[1:])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
+    return str(_session(model, "cuda", 1).get_providers()[0]) == CUDA
 
 
 def _session(model: onnx.ModelProto, device: Device, threads: int) -> ort.InferenceSession:

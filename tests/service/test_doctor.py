@@ -8,10 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnxruntime
 import pytest
 import redis
 from typer.testing import CliRunner
 
+from models.extractor import CPU, CUDA, cuda_works
 from service import doctor
 from service.cli import app
 from service.doctor import Finding
@@ -93,13 +95,21 @@ def damage(client: redis.Redis, name: str, number: int) -> None:
 
 @pytest.mark.parametrize(("required", "state"), [(False, "warning"), (True, "failed")])
 def test_cuda_asked_for(tmp_path: Path, required: bool, state: str) -> None:
-    """Without one: a warning, or a failure where it is required, and what to install; with one, all is well."""
+    """Where a network does not get it: a warning, or a failure where it is required, and what it takes; with it, all is well."""
     found = examined(store=f"embedded:{tmp_path / 'data'}", device="cuda", require_device=required)["providers"]
-    if "CUDA" in found.found:
+    if cuda_works():
         assert found.state == "ok"
     else:
         assert found.state == state
         assert "farfield[gpu]" in found.advice and "FARFIELD_DEVICE=cpu" in found.advice
+
+
+def test_cuda_that_is_built_and_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the GPU image without a GPU, which cannot run here: that the build names CUDA is all that is made up."""
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+    if cuda_works():
+        pytest.fail("this test is for machines without CUDA")
+    assert examined(store=f"embedded:{tmp_path / 'data'}", device="cuda")["providers"].state == "warning"
 
 
 def test_advice_in_brackets_is_printed_whole(tmp_path: Path) -> None:
