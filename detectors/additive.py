@@ -58,12 +58,15 @@ class AdditiveDetector(Detector[StateT], Generic[StateT, StatisticsT]):
         blocks = (rows[start : start + BLOCK_ROWS] for start in range(0, len(rows), BLOCK_ROWS))
         return np.concatenate([self.anomaly_scores(state, block) for block in blocks])
 
-    def sums(self, X: ArrayLike, y: Any = None) -> StatisticsT:
-        """Sums over rows ``X`` (n, d), with their classes ``y`` as in ``fit``. The state stays as it is; the first rows set the width."""
+    def sums(self, X: ArrayLike, y: Any = None, *, assume_finite: bool = False) -> StatisticsT:
+        """Sums over rows ``X`` (n, d), with their classes ``y`` as in ``fit``. The state stays as it is; the first rows set the width.
+
+        ``assume_finite`` spares a look at rows that are known to hold no NaN and no infinity.
+        """
         first = not hasattr(self, "n_features_in_")
         if first:
             self._validate_params()
-        rows = self._learnable(X, reset=first)
+        rows = self._learnable(X, reset=first, assume_finite=assume_finite)
         return self.statistics(rows, **self._labels(y, len(rows)))
 
     def concluded(self, statistics: StatisticsT, second: StatisticsT | None = None) -> Self:

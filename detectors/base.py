@@ -165,7 +165,7 @@ class Detector(OutlierMixin, BaseEstimator, ABC, Generic[StateT]):  # type: igno
         self._require_state()
         return self._checked(X)
 
-    def _checked(self, X: ArrayLike) -> Rows:
+    def _checked(self, X: ArrayLike, *, assume_finite: bool = False) -> Rows:
         """Validated rows of the width known. A plain array in order is looked at once: scikit-learn's checks take longer than a score."""
         if (
             type(X) is np.ndarray
@@ -175,13 +175,16 @@ class Detector(OutlierMixin, BaseEstimator, ABC, Generic[StateT]):  # type: igno
             and len(X)
             and X.flags.c_contiguous
             and not hasattr(self, "feature_names_in_")  # scikit-learn warns of rows without names where there were some
-            and isfinite(np.einsum("ij->", X))
+            and (assume_finite or isfinite(np.einsum("ij->", X)))
         ):
             return X
         return self._validated(X, reset=False)
 
-    def _learnable(self, X: ArrayLike, *, reset: bool, ensure_min_samples: int = 1) -> Rows:
-        rows = self._validated(X, reset=reset, ensure_min_samples=ensure_min_samples) if reset else self._checked(X)
+    def _learnable(self, X: ArrayLike, *, reset: bool, ensure_min_samples: int = 1, assume_finite: bool = False) -> Rows:
+        if reset:
+            rows = self._validated(X, reset=True, ensure_min_samples=ensure_min_samples)
+        else:
+            rows = self._checked(X, assume_finite=assume_finite)
         if rows.dtype == np.float32:  # which holds nothing beyond these limits
             return rows
         largest = max(float(rows.max()), -float(rows.min()))

@@ -80,7 +80,7 @@ class Parted:
     """The rows of a chunk, parted into those that are held out and those that are learned."""
 
     chunk: Chunk
-    features: Features  # (n, d), of all rows
+    features: Features  # (n, d), of all rows; finite
     hashes: NDArray[np.uint64]  # (n,), of their keys
     held: NDArray[np.bool_]  # (n,)
     rows: Features  # features of the rows that are learned
@@ -141,7 +141,7 @@ class Gathering:
         self.learned += len(rows)
         for kind in self.plan.additive:
             with refused(chunk):
-                sums = self._additive(kind).sums(rows, labels if REGISTRY[kind].LABELLED else None)
+                sums = self._additive(kind).sums(rows, labels if REGISTRY[kind].LABELLED else None, assume_finite=True)
             add(self.sums, kind, sums)
         if self.plan.sampled:
             beside = {} if labels is None else {"labels": checked(labels, len(rows), "a fit")}
