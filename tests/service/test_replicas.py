@@ -32,7 +32,7 @@ SCORES = {number: engine.score(detector, Batch(rows=ROWS)).scores for number, de
 @pytest.fixture(scope="module")
 def persistent_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """A redis-server that keeps its data when it is killed."""
-    server = RedisServer(tmp_path_factory.mktemp("redis"), "--appendonly", "yes").start()
+    server = RedisServer(tmp_path_factory.mktemp("redis"), "--appendonly", "yes", "--appendfsync", "always").start()
     yield server
     server.kill()
 
