@@ -20,8 +20,8 @@ from sklearn.svm import OneClassSVM
 from threadpoolctl import threadpool_limits
 
 from benchmarks.protocols import Trial
-from detectors import REGISTRY, Detector, dumps
-from service.evaluation import fpr_at_tpr
+from detectors import REGISTRY, Detector
+from service.evaluation import fpr_at_tpr, stored_bytes
 
 OF_STREAMS = {"signature"}  # types whose rows are no plain features; those that learn with classes are left out too
 LIBRARIES = ("farfield", "scikit-learn", "pyod")
@@ -83,23 +83,13 @@ def _figures(contestant: Contestant, trial: Trial, seed: int) -> dict[str, float
 def _ours() -> list[Contestant]:
     types = {name: cls for name, cls in REGISTRY.items() if name not in OF_STREAMS and not cls.LABELLED}
     return [
-        Contestant(f"farfield {name}", lambda own, seed, cls=cls: cls(), lambda m, rows: m.scores(rows), _own_scores, _stored(name))  # type: ignore[misc]
+        Contestant(f"farfield {name}", lambda own, seed, cls=cls: cls(), lambda m, rows: m.scores(rows), _own_scores, stored_bytes)  # type: ignore[misc]
         for name, cls in types.items()
     ]
 
 
 def _own_scores(model: Detector[Any], rows: NDArray[np.float64]) -> NDArray[np.float64]:
     return model.training_scores(model.state_, rows)
-
-
-def _stored(name: str) -> Callable[[Detector[Any]], int]:
-    """Bytes of the form that is stored for scoring: header and arrays, without the sums that updates need."""
-
-    def size(model: Detector[Any]) -> int:
-        header, arrays = dumps(name, model)
-        return len(header) + sum(array.nbytes for key, array in arrays.items() if key.split(".")[0] != "statistics")
-
-    return size
 
 
 def _sklearn() -> list[Contestant]:

@@ -28,7 +28,7 @@ def report(records: list[Record], field: list[str], seeds: int) -> str:
         cells, groups = by_set(here, field, seeds), {record["set"]: record["group"] for record in here}
         parts += [f"### {protocol}: means over {len(groups)} sets, {seeds} seeds", summary(cells, field, groups)]
         parts += [f"### {protocol}: AUROC by set", per_set(cells, field, groups)]
-    parts += ["### What failed, ran over time or warned", troubles(records), f"Measured with {_versions()}."]
+    parts += ["### What failed, ran over time or warned", troubles(records), f"Measured with {versions()}."]
     return "\n\n".join(parts)
 
 
@@ -131,7 +131,8 @@ def _one_line(text: str) -> str:
     return re.sub(r"[-+]?\d[\d.e+-]*", "…", " ".join(text.replace("|", "/").replace("`", "'").split()))[:120]
 
 
-def _versions() -> str:
+def versions() -> str:
+    """Python and the libraries that were measured, as far as they are installed."""
     found = [f"Python {platform.python_version()}"]
     for package in PACKAGES:
         try:

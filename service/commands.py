@@ -124,11 +124,11 @@ def evaluate(
         if as_json:
             print_json([figure.to_json() for figure in figures])
             return
-        table = Table("type", "AUROC", "AUPR", "FPR@95TPR", f"false alarms at {alpha:g}", "by chi-square", "detected", "fit s", "score s")
+        table = Table("type", "AUROC", "AUPR", "FPR@95TPR", f"false alarms at {alpha:g}", "by chi-square", "detected", "fit s", "score µs/row", "state kB")
         for f in figures:
             rates = (f.auroc, f.aupr, f.fpr_at_95_tpr, f.false_alarm_rate, f.chi_square_false_alarm_rate, f.detection_rate)
             shares = ("-" if value is None else f"{100 * value:.1f} %" for value in rates)
-            table.add_row(f.type, *shares, f"{f.fit_seconds:.2f}", f"{f.score_seconds:.2f}")
+            table.add_row(f.type, *shares, f"{f.fit_seconds:.2f}", f"{f.score_us_per_row:.1f}", f"{f.state_bytes / 1000:.1f}")
         out.print(table)
         first = figures[0]
         say(

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import TypeVar
 
 from tenacity import AsyncRetrying, Retrying, retry_if_exception, stop_after_attempt, wait_exponential
-
-try:
-    from aiohttp import ClientConnectionError, ClientPayloadError
-except ImportError:  # without the extra ``http`` nothing raises them
-    BROKEN: tuple[type[BaseException], ...] = (ConnectionError, TimeoutError)
-else:
-    BROKEN = (ConnectionError, TimeoutError, ClientConnectionError, ClientPayloadError)
 
 T = TypeVar("T")
 
@@ -30,6 +24,12 @@ BUSY = (
 )
 
 
+def _broken() -> tuple[type[BaseException], ...]:
+    """Errors of connections that broke. aiohttp's are among them once it was imported: before that nothing raises them."""
+    web = sys.modules.get("aiohttp")
+    return (ConnectionError, TimeoutError, *((web.ClientConnectionError, web.ClientPayloadError) if web else ()))
+
+
 def may_pass(error: BaseException) -> bool:
     """Whether the same request may succeed a moment later: the connection broke, or the server says that it cannot answer now.
 
@@ -37,7 +37,7 @@ def may_pass(error: BaseException) -> bool:
     (True, False, False)
     """
     cause = error.__cause__ if isinstance(error, FileNotFoundError) else error  # so the web's file system says of whatever it meets
-    return isinstance(cause, BROKEN) or getattr(cause, "status", None) in BUSY
+    return isinstance(cause, _broken()) or getattr(cause, "status", None) in BUSY
 
 
 again = Retrying(
