@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -110,9 +109,9 @@ class VarianceNorm:
 
     def squared(self, rows: Rows) -> Scores:
         """Squared norm of each row (n, d), in units of variance. Rows in float32 are not copied as a whole."""
-        if len(rows) == 1 and self._triangle:
-            product, triangle = self._triangle
-            whitened, squares = product(triangle, self._centred(rows[0]), overwrite_x=1), np.empty(1)
+        if len(rows) == 1 and self.whiten.shape[0] == self.whiten.shape[1]:
+            whitened = TRIANGLE_VECTOR[self.whiten.dtype](self.whiten.T, self._centred(rows[0]), overwrite_x=1)
+            squares = np.empty(1)
             squares[0] = whitened.dot(whitened)
             return squares
         squares = np.zeros(len(rows))
@@ -169,12 +168,6 @@ class VarianceNorm:
         centred = block - head
         centred -= tail
         return np.asarray(centred)
-
-    @cached_property
-    def _triangle(self) -> tuple[Callable[..., NDArray[np.floating[Any]]], NDArray[np.floating[Any]]] | None:
-        """BLAS's product of the matrix with one vector, and the matrix as BLAS takes it; None where it is not square."""
-        width, rank = self.whiten.shape
-        return (TRIANGLE_VECTOR[self.whiten.dtype], self.whiten.T) if width == rank else None
 
     @cached_property
     def _parts(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -1,5 +1,7 @@
 """The variance norm: which directions count as seen, and what the unseen ones cost."""
 
+import copy
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -304,3 +306,11 @@ def test_every_way_to_whiten_is_the_product(precision, rank, count):
         np.testing.assert_allclose(norm.whitened(form), expected, rtol=0, atol=tolerance)
         np.testing.assert_allclose(norm.squared(form), np.square(expected).sum(axis=1), rtol=10 * tolerance, atol=tolerance)
         np.testing.assert_array_equal(form, before)
+
+
+def test_a_norm_that_has_scored_can_be_copied():
+    """Processes of a cluster, and scikit-learn's own, send it to each other."""
+    norm = VarianceNorm.of(np.ones(3), np.eye(3), precision="float32")
+    for count in (1, 5, 100):
+        rows = np.zeros((count, 3), np.float32)
+        np.testing.assert_array_equal(copy.deepcopy(norm).squared(rows), norm.squared(rows))

@@ -351,7 +351,7 @@ def test_what_waits_is_counted(store: Store, receivers: Receivers) -> None:
     assert 4 <= waiting(store.connection, names)[NAME] <= 5  # one of which is known to be gone when it is tried again
     with quick(store, receiver):
         eventually(lambda: waiting(store.connection, names)[NAME] == 0, "none")
-    assert receiver.ids()[-4:] == [f"id-k{i}" for i in range(5, 9)]
+    assert sorted(receiver.ids()[-4:]) == [f"id-k{i}" for i in range(5, 9)]  # those taken together are delivered beside each other
 
 
 def test_a_dead_target_holds_a_bounded_number(store: Store, receivers: Receivers) -> None:
