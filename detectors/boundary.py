@@ -48,7 +48,7 @@ class Parts(NamedTuple):
 
 
 def parts(state: WeightingState, queries: Rows, metric: str, neighbours: int, *, left_out: bool) -> Parts:
-    """What the points tell of ``queries`` (m, d), in blocks; in the local form the values by the others are exact only if ``left_out``."""
+    """What the points tell of ``queries`` (m, d), in blocks; values by the others only if ``left_out``, without it anything."""
     if len(state.factor):
         blocks = [_exact(state, queries[start : start + BLOCK_ROWS], metric, start) for start in range(0, len(queries), BLOCK_ROWS)]
     else:
@@ -98,7 +98,7 @@ def _local(state: WeightingState, queries: Rows, neighbours: int, left_out: bool
         distances, indices = found[0][block], found[1][block]
         unexplained, residual = _conditional(state, distances[:, :-1], indices[:, :-1])
         which = np.where(distances[:, 0] <= state.radius, indices[:, 0], -1)
-        others, others_residual = -np.expm1(-2 * state.t * distances[:, 1]), residual
+        others, others_residual = unexplained, residual
         if left_out:
             others, others_residual = _conditional(state, distances[:, 1:], indices[:, 1:])
         others_weight = others_residual / np.maximum(others, np.finfo(float).tiny)

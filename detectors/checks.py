@@ -127,7 +127,7 @@ def check_huge_rows_have_finite_scores(kind: str, detector: Detector[Any], rows:
     fitted = _fitted(detector, rows)
     huge = 1e300 * np.sign(_strange(rows))
     assert np.isfinite(fitted.scores(huge)).all()
-    if _attributes(detector):
+    if attributes(detector):
         assert np.isfinite(fitted.attributions(huge)).all()
 
 
@@ -142,7 +142,7 @@ def check_farther_is_stranger(kind: str, detector: Detector[Any], rows: Rows) ->
 def check_additive_attributions_add_up(kind: str, detector: Detector[Any], rows: Rows) -> None:
     """Attributions that are called additive have one share per feature and add up to the score."""
     fitted = _fitted(detector, rows)
-    if _attributes(detector) and detector.ATTRIBUTION == "additive":
+    if attributes(detector) and detector.ATTRIBUTION == "additive":
         shares = fitted.attributions(_strange(rows))
         assert shares.shape == rows.shape
         gap = np.abs(shares.sum(axis=1) - fitted.scores(_strange(rows)))
@@ -152,7 +152,7 @@ def check_additive_attributions_add_up(kind: str, detector: Detector[Any], rows:
 def check_normal_features_have_no_share(kind: str, detector: Detector[Any], rows: Rows) -> None:
     """Attributions by leaving one out have one share per feature, which is zero where the feature has the value of its baseline."""
     fitted = _fitted(detector, rows)
-    if _attributes(detector) and detector.ATTRIBUTION == "leave_one_out":
+    if attributes(detector) and detector.ATTRIBUTION == "leave_one_out":
         strange = _strange(rows)
         assert np.isfinite(fitted.attributions(strange)).all()
         assert fitted.attributions(strange).shape == rows.shape
@@ -164,7 +164,7 @@ def check_normal_features_have_no_share(kind: str, detector: Detector[Any], rows
 def check_planted_column_ranks_first(kind: str, detector: Detector[Any], rows: Rows) -> None:
     """Where one feature of a normal row is made strange, none has a larger share of the score."""
     fitted = _fitted(detector, rows)
-    if _attributes(detector):
+    if attributes(detector):
         for column in range(rows.shape[1]):
             planted = rows.copy()
             planted[:, column] += 1e3 * rows[:, column].std()
@@ -264,7 +264,8 @@ def _assert_refused(call: Callable[..., object], *arguments: Any, naming: str = 
     assert naming in message, f"the refusal does not name {naming!r}: {message}"
 
 
-def _attributes(detector: Detector[Any]) -> bool:
+def attributes(detector: Detector[Any]) -> bool:
+    """Whether it says what each feature adds to a score."""
     return type(detector).attribute is not Detector.attribute or type(detector).baseline is not Detector.baseline
 
 

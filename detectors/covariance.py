@@ -56,8 +56,14 @@ def ledoit_wolf(moments: Moments) -> tuple[Matrix, float]:
 def oas(moments: Moments) -> tuple[Matrix, float]:
     r"""Covariance shrunk toward :math:`\mu I` by oracle approximating shrinkage (Chen et al. 2010, eq. 23).
 
-    scikit-learn drops a factor :math:`1 - 2/d` of that equation in numerator and denominator; so
-    do we, to equal ``sklearn.covariance.OAS``. Assumes rows near a Gaussian; n is the effective number of weighted ones.
+    That equation has two terms in :math:`2/d`,
+
+    .. math:: \frac{(1 - 2/d) \operatorname{tr} S^2 + \operatorname{tr}^2 S}
+        {(n + 1 - 2/d) (\operatorname{tr} S^2 - \operatorname{tr}^2 S / d)},
+
+    which scikit-learn leaves out, and so do we, to equal ``sklearn.covariance.OAS``: in the plane below that shrinks by 0.628 where
+    the equation would by 0.387, and in many columns the two hardly differ. Assumes rows near a Gaussian; n is the effective number of
+    weighted ones.
     Cost: :math:`O(d^2)`.
 
     >>> rows = np.array([[2, 0], [0, 1], [-2, 1], [0, -2], [4, 6], [6, 7], [4, 8], [6, 5.0]])

@@ -52,7 +52,7 @@ class Gaussian(AdditiveDetector[GaussianState, GaussianStatistics]):
     equal to ``sklearn.covariance.LedoitWolf().fit(X).mahalanobis(x)``. With several ``levels`` it is
     the sum over levels of the distance, **not squared**, of Rippel, Mertens and Merhof (2020,
     "Modeling the Distribution of Normal Data in Pre-Trained Deep Features for Anomaly Detection",
-    section 3): :math:`s(x) = \sum_l \sqrt{s_l(x_l)}`.
+    section 3): :math:`s(x) = \sum_l \sqrt{s_l(x_l)}`. The authors' code takes the mean over levels, which ranks the same.
 
     It suits features of one mode: embeddings of pre-trained networks above all, fewer rows than
     features included. It does not suit rows in several clusters, nor contaminated normal data.

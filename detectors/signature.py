@@ -66,13 +66,13 @@ class Signature(Detector[SignatureState]):
         Applied in this order.
     scaling : {"corpus", "stream", "none"}, default="corpus"
         Each channel to [0, 1] by the least and largest value in the corpus, or by those of the stream itself. With "corpus" one
-        path 1e9 times as large squeezes all others to nothing: rank 1, and scores that tell nothing. So it is with "none".
+        path 1e13 times as large squeezes all others to nothing: rank 1, and scores that tell nothing. So it is with "none".
     neighbours : int, default=1
         The distance to this many-th nearest path.
-    rank_tolerance : float, default=1e-6
+    rank_tolerance : float, default=1e-12
         Share of the largest singular value below which a direction counts as never shown. The authors' code cuts at 1e-12, not
-        relative to anything: 1e-12 gives its scores where the default cuts directions, as it does in deep signatures of few channels.
-        Smaller shares make scores depend on rounding.
+        relative to anything, and its scores are these wherever the corpus varies by about as much as the unit. Give 1e-6 for values
+        once held in float32: where one channel follows from others, their rounding, a few 1e-7 of the variation, is a direction else.
     contamination : float in (0, 0.5], default=0.1
         Share of the training rows that scikit-learn's ``predict`` calls outliers.
 
@@ -121,7 +121,7 @@ class Signature(Detector[SignatureState]):
         augmentations: Sequence[str] = ("time",),
         scaling: str = "corpus",
         neighbours: int = 1,
-        rank_tolerance: float = 1e-6,
+        rank_tolerance: float = 1e-12,
         contamination: float = 0.1,
     ) -> None:
         self.channels = channels

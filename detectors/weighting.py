@@ -20,7 +20,7 @@ from detectors.subsets import apart, distinct, farthest, median_distance, middle
 
 MERGED_SHARE = 1e-9  # of the typical distance, within which rows are one point
 MAGNITUDE_SCALES = np.linspace(0.1, 10, 30)  # searched for a target magnitude, as in the authors' code
-TIE_SHARE = 1e-12  # of its leave-one-out value that a row equal to a fitted one scores
+TIE_SHARE = 1e-12  # of its weight that is added to a share of smaller weights
 CONSTANT_SHARE = 1e-14  # of its mean that the standard deviation of a column is taken to be rounding
 FARTHEST = 1e15  # standard deviations, beyond which a coordinate is cut so that its square stays in range
 
@@ -42,8 +42,9 @@ class Weighting(Detector[WeightingState]):
     Parameters
     ----------
     measure : {"unexplained", "weight", "absolute_weight", "cumulative"}, default="unexplained"
-        s, w, \|w\|, or the share of the fitted weights below w(x), the authors' rule for classes. A row that equals a fitted
-        one scores 0 under the first three, plus 1e-12 times its leave-one-out value, and equal shares differ by 1e-12 w(x): nothing ties.
+        s, w, \|w\|, or the share of the fitted weights below w(x), the authors' rule for classes; equal shares differ by 1e-12 w(x).
+        A row that equals a fitted one scores 0 under each. There r = s = 0, and w(x) has no limit: the mean over the directions from
+        which x may come is w_i / 2, which would call a repeated row of the boundary stranger than a new one inside.
     scale : {"median", "fixed", "magnitude"}, default="median"
         t is ``scale_value`` over the median distance, ``scale_value`` itself, or the scale of a grid from 0.1 to 10 at which the
         magnitude, the sum of all weights, comes nearest to ``scale_value``.
@@ -257,10 +258,11 @@ class Weighting(Detector[WeightingState]):
             unexplained = np.where(single, found.others_unexplained, unexplained)
             weight = np.where(single, found.others_weight, weight)
             tied &= ~single
-        tie = TIE_SHARE * np.where(tied, found.others_unexplained, 0.0)
+        return np.where(tied, 0.0, self._measured(state, unexplained, weight))
+
+    def _measured(self, state: WeightingState, unexplained: Scores, weight: Scores) -> Scores:
         if self.measure == "unexplained":
-            return np.where(tied, tie, unexplained)
-        weight = np.where(tied, tie, weight)
+            return unexplained
         if self.measure == "weight":
             return weight
         if self.measure == "absolute_weight":

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 Device = Literal["auto", "cpu", "cuda"]
 BATCH_ROWS = 16  # on a CPU larger batches gain nothing and cost memory
-MEASURING_ERROR = 1.02  # how much slower may count as no slower
+NO_SLOWER = 1.1  # how much longer an input may take in a larger batch, which spares what each run costs beside the network
 
 CUDA_NEEDS = "farfield[gpu], CUDA 13, cuDNN 9 and a GPU that is visible with its driver (docker run --gpus all)"
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
@@ -125,7 +125,7 @@ class Extractor:
         """Find ``batch``: the most inputs, at ``BATCH_ROWS`` at most, of which one in a batch takes the least time on this machine.
 
         Batches of one, two, four inputs and so on are run until one takes longer than ``seconds``, which is the longest that a
-        batch shall take; a larger batch that is slower by no more than a fiftieth counts as no slower.
+        batch shall take; a larger batch that is slower by no more than a tenth counts as no slower.
         """
         count, least, one = 1, math.inf, self._zeros()
         while count <= BATCH_ROWS:
@@ -134,13 +134,14 @@ class Extractor:
             try:
                 self._run(batch)
             except OnnxError:  # it takes no more, whatever it declares: requests with as many say so
-                return
+                break
             spent = time.perf_counter() - start
             if count > 1 and spent > seconds:
-                return
-            if spent / count <= MEASURING_ERROR * least:
+                break
+            if spent / count <= NO_SLOWER * least:
                 self.batch, least = count, min(least, spent / count)
             count *= 2
+        log.info("a network runs %d inputs together, %.1f ms each", self.batch, 1000 * least)
 
     def preprocessed(self, images: Sequence[Image.Image]) -> NDArray[Any]:
         """The tensor (n, ...) that the network gets for ``images``."""

@@ -14,7 +14,7 @@ import pyarrow as pa
 import typer
 from pyarrow import csv, parquet
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from service import demo, doctor, engine, errors, sources
 from service.arguments import AlphaOption, AttributeByOption, DataOption, JsonOption, SeedOption, StoreOption, settings_of
@@ -44,8 +44,10 @@ from service.terminal import out, print_json, print_scores, progress, refusals, 
 from service.versions import DEFAULT_ALIAS, load, routes
 
 GUIDANCE = (
-    "The rows fitted on here are clean. If yours may hold anomalies, prefer robust_shrinkage, which was built for them; "
-    "on clean rows gaussian and weighting mostly rank better. False alarms by chi-square are shown to warn of it."
+    "The rows fitted on here are clean. If yours are a table that may hold anomalies, try robust_shrinkage, which was built for that: "
+    "mean AUROC 0.825 on 22 contaminated tables, gaussian 0.818. On embeddings gaussian ranked better even then: 0.818 on 42 sets, "
+    "robust_shrinkage 0.737. On clean rows gaussian and weighting mostly rank better (docs/evidence.md). "
+    "False alarms by chi-square are shown to warn of it."
 )
 
 
@@ -124,7 +126,8 @@ def evaluate(
         if as_json:
             print_json([figure.to_json() for figure in figures])
             return
-        table = Table("type", "AUROC", "AUPR", "FPR@95TPR", f"false alarms at {alpha:g}", "by chi-square", "detected", "fit s", "score µs/row", "state kB")
+        rated = ("AUROC", "AUPR", "FPR@95TPR", f"false alarms at {alpha:g}", "by chi-square", "detected")
+        table = Table(Column("type", no_wrap=True), *rated, "fit s", "score µs/row", "state kB")
         for f in figures:
             rates = (f.auroc, f.aupr, f.fpr_at_95_tpr, f.false_alarm_rate, f.chi_square_false_alarm_rate, f.detection_rate)
             shares = ("-" if value is None else f"{100 * value:.1f} %" for value in rates)

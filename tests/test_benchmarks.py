@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import warnings
 from collections import deque
@@ -14,14 +15,14 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import LocalOutlierFactor
 
-from benchmarks import datasets
+from benchmarks import classes, datasets
 from benchmarks.contestants import Contestant, contestants, measure
 from benchmarks.datasets import DataSet
 from benchmarks.detectors import latest, results, tasks
 from benchmarks.pages import written
 from benchmarks.protocols import DRAWN_SHARE, PROTOCOLS, Trial
 from benchmarks.tables import by_set, per_set, summary, troubles
-from detectors import Gaussian
+from detectors import ClassGaussian, Gaussian
 from service import evaluation
 from service.features import Batch
 from service.recipe import Recipe
@@ -123,6 +124,46 @@ def test_figures_are_those_of_the_detector():
     mixed = PROTOCOLS["contaminated"](ROWS, ANOMALOUS, 0)
     expected = roc_auc_score(mixed.truth, -LocalOutlierFactor().fit(mixed.fit).negative_outlier_factor_)
     assert measure(field["scikit-learn LocalOutlierFactor"], mixed, 0)["auroc"] == expected
+
+
+def test_classes_reach_the_detectors_that_learn_them():
+    """The others get the same rows without; each form is that of its name."""
+    normal, intents = ROWS[~ANOMALOUS], np.repeat(["buy", "sell"], 90)
+    normal = normal + 60 * (intents == "buy")[:, None]
+    trial = Trial(normal, np.concatenate([normal[::9], ROWS[ANOMALOUS] + [0, 0, 5000]]), np.repeat([False, True], 20))
+    found = {contestant.name: measure(contestant, trial, 0) for contestant in classes.field(intents)}
+    assert len(found) == len(classes.field(intents))
+    assert {record["status"] for record in found.values()} == {"ok"}, found
+    relative = ClassGaussian(relative=True).fit(trial.fit, intents).scores(trial.test)
+    assert found["farfield class_gaussian, relative=true"]["auroc"] == roc_auc_score(trial.truth, relative)
+    on_the_sphere = Gaussian(normalize=True).fit(trial.fit).scores(trial.test)
+    assert found["farfield gaussian, normalize=true"]["auroc"] == roc_auc_score(trial.truth, on_the_sphere)
+
+
+def test_questions_are_fitted_and_tested_as_their_file_splits_them(tmp_path):
+    """Training questions with their intents; those of the test without anomaly, those of no intent with."""
+    questions = {"train": [["a", "buy"], ["b", "sell"], ["c", "buy"]], "test": [["d", "buy"]], "oos_test": [["e", "oos"], ["f", "oos"]]}
+    (tmp_path / "text" / "clinc150").mkdir(parents=True)
+    (tmp_path / "text" / "clinc150" / "data_full.json").write_text(json.dumps(questions))
+    for number, (part, texts) in enumerate(questions.items()):
+        np.save(tmp_path / f"clinc150-{part}.npy", np.full((len(texts), 4), number, np.float32))
+    trial, intents = classes.clinc150(tmp_path, tmp_path)
+    assert trial.fit.dtype == np.float64
+    assert_array_equal(trial.fit, np.zeros((3, 4)))
+    assert_array_equal(trial.test[:, 0], [1, 2, 2])
+    assert_array_equal(trial.truth, [False, True, True])
+    assert intents.tolist() == ["buy", "sell", "buy"]
+
+
+def test_the_table_of_classes_has_the_best_first_and_dashes_last():
+    """Ours bold, costs in the units of the header."""
+    records = [record(contestant="x", status="over time"), record(contestant="y", auroc=0.7), record(contestant="farfield z", auroc=0.8)]
+    del records[0]["auroc"]
+    assert classes.table(records).splitlines()[2:] == [
+        "| **farfield z** | 0.800 | 0.800 | 0.200 | 1.00 | 2.0 | 3 |",
+        "| y | 0.700 | 0.800 | 0.200 | 1.00 | 2.0 | 3 |",
+        "| x | – | – | – | – | – | – |",
+    ]
 
 
 class Failing:

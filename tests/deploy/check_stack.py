@@ -134,8 +134,12 @@ def expressions(dashboard: Any) -> Iterator[str]:
 def test_every_query_of_the_dashboards_is_answered(stack: Stack) -> None:
     """By this Prometheus, with the metrics of this stack; most with data."""
     asked = [query for path in DASHBOARDS for query in expressions(json.loads(path.read_text()))]
-    answered = [query for query in asked if stack.query(query)]
-    assert len(answered) > len(asked) / 2, set(asked) - set(answered)
+
+    def most() -> bool:
+        post(stack.proxy, "/v1/detectors/pumps:score", ROW)  # rates are of what came of late
+        return sum(bool(stack.query(query)) for query in asked) > len(asked) / 2
+
+    eventually(most, "most queries have data", 60)
 
 
 def test_a_killed_replica_costs_no_later_request(stack: Stack) -> None:

@@ -186,3 +186,24 @@ def test_tags_say_that_classes_are_needed():
     assert not Gaussian().__sklearn_tags__().target_tags.required
     assert is_outlier_detector(Gaussian())
     assert set(ClassGaussian().fit_predict(ROWS, LABELS)) == {-1, 1}
+
+
+@pytest.mark.parametrize("relative", [False, True])
+@pytest.mark.parametrize("parameters", [{}, {"normalize": True}, {"precision": "float32", "covariance": "oas"}])
+def test_shares_of_principal_components(parameters, relative):
+    """Those within classes are never negative, those of all rows never positive, and together they add up to the score."""
+    detector = ClassGaussian(relative=relative, **parameters).fit(ROWS, LABELS)
+    shares = detector.component_attributions(QUERIES)
+    assert shares.shape == (40, 10 if relative else 5)
+    assert (shares[:, :5] >= 0).all()
+    assert (shares[:, 5:] <= 0).all()
+    rounding = (1e-5 if "precision" in parameters else 1e-9) * np.abs(shares).sum(axis=1)
+    assert (np.abs(shares.sum(axis=1) - detector.scores(QUERIES)) <= rounding).all()
+
+
+def test_a_row_along_a_component_gives_that_one_all():
+    """From the mean of any class, three deviations along the component of least variance within classes are a share of 9 in the last."""
+    state = (detector := ClassGaussian().fit(ROWS, LABELS)).state_
+    variances, directions = np.linalg.eigh(state.statistics.within / 300)
+    planted = state.means + 3 * np.sqrt(variances[0]) * directions[:, 0]
+    np.testing.assert_allclose(detector.component_attributions(planted), [[0, 0, 0, 0, 9]] * 3, atol=1e-9)

@@ -1,6 +1,7 @@
 """The signature detector against the worked example of variance norms, a slow twin, and its invariances."""
 
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,6 +30,48 @@ def test_the_worked_example_of_the_variance_norm():
     assert 1e12 < scores[4] <= 2e12
     np.testing.assert_allclose(detector.leave_one_out_scores(), [0.9128709292] * 4 + [2.1408720964], rtol=1e-9)
     np.testing.assert_allclose(detector.state_.deviations * np.sqrt(5), [2.4494897428, 2], rtol=1e-9)
+
+
+@pytest.fixture(scope="module")
+def strokes():
+    """Pen strokes, and what another implementation scores them; pen_strokes.md says whose they are and how it was made."""
+    with np.load(Path(__file__).with_name("pen_strokes.npz"), allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+@pytest.mark.parametrize("depth", range(1, 6))
+@pytest.mark.parametrize(("number", "scaling"), [(0, "corpus"), (1, "stream")])
+@pytest.mark.parametrize(("place", "count"), [(0, 80), (1, 30)])
+def test_pen_strokes_score_as_by_another_implementation(place, count, number, scaling, depth, strokes):
+    """By default to 1e-6, and off the span where that has no finite score, with more streams than features and with fewer."""
+    corpus, queries = (strokes[name].reshape(len(strokes[name]), -1).astype(float) for name in ("corpus", "queries"))
+    expected = strokes["scores"][place, number, depth - 1]
+    detector = Signature(channels=2, depth=depth, augmentations=(), scaling=scaling).fit(corpus[:count])
+    scores = detector.scores(queries)
+    np.testing.assert_array_equal(detector.off_span(scores), np.isinf(expected))
+    np.testing.assert_allclose(scores[np.isfinite(expected)], expected[np.isfinite(expected)], rtol=1e-6)
+
+
+def test_a_larger_tolerance_cuts_directions_of_real_strokes(strokes):
+    """At depth 5, 1e-6 leaves out a few directions that the default keeps, all 62 of them."""
+    corpus = strokes["corpus"].reshape(80, -1)
+    kept, fewer = (
+        len(Signature(channels=2, depth=5, augmentations=(), **parameters).fit(corpus).state_.deviations)
+        for parameters in ({}, {"rank_tolerance": 1e-6})
+    )
+    assert fewer < kept == 62
+
+
+def test_rounding_to_single_precision_is_cut_by_a_larger_tolerance(walks):
+    """A channel that follows from the others, in values once held in float32: 1e-6 leaves its rounding out, the default takes it in."""
+    whole = np.insert(walks.reshape(120, 12, 2), 2, walks.reshape(120, 12, 2).sum(axis=2), axis=2).reshape(120, -1)
+    rounded = whole.astype(np.float32).astype(float)
+    exact, cut, uncut = (
+        Signature(channels=3, depth=2, augmentations=(), rank_tolerance=tolerance).fit(rows[:80])
+        for rows, tolerance in ((whole, 1e-12), (rounded, 1e-6), (rounded, 1e-12))
+    )
+    assert len(exact.state_.deviations) == len(cut.state_.deviations) < len(uncut.state_.deviations)
+    np.testing.assert_allclose(cut.scores(rounded[80:]), exact.scores(whole[80:]), rtol=1e-4)
 
 
 def test_rows_off_the_span_are_ordered_by_their_share_outside():

@@ -117,18 +117,30 @@ def test_what_changes_nothing():
     assert magnitudes[-1] == pytest.approx(40, abs=0.1)
 
 
-@pytest.mark.parametrize("measure", ["unexplained", "weight", "absolute_weight"])
-@pytest.mark.parametrize("exact_rows", [4000, 10])
+@pytest.mark.parametrize(
+    ("measure", "exact_rows"),
+    [*((measure, rows) for measure in ("unexplained", "weight", "absolute_weight") for rows in (4000, 10)), ("cumulative", 4000)],
+)
 def test_fitted_and_repeated_rows(measure, exact_rows):
-    """Rows that equal fitted ones score below 1e-9; repeated and nearly repeated rows are one point and break nothing."""
+    """Rows that equal fitted ones score 0; repeated and nearly repeated rows are one point and break nothing."""
     rows = np.random.default_rng(4).normal(size=(50, 3))
     many = np.vstack([rows, rows, rows[:20] + 1e-14])
     detector = Weighting(measure=measure, exact_rows=exact_rows, standardize=False).fit(many)
     assert len(detector.state_.points) == 50
     assert detector.state_.jitter == 0
-    assert (np.abs(detector.scores(many)) < 1e-9).all()
+    assert (detector.scores(many) == 0).all()
     once = Weighting(measure=measure, exact_rows=exact_rows, standardize=False, scale="fixed", scale_value=detector.state_.t).fit(rows)
     np.testing.assert_allclose(detector.scores(rows + 0.5), once.scores(rows + 0.5), rtol=1e-6)
+
+
+def test_near_a_fitted_row_the_weight_depends_on_the_direction():
+    """Nearing a point of a line from one side or the other, w tends to limits whose mean is half its weight; at the point it is 0."""
+    detector = Weighting(**PLAIN, measure="weight").fit(LINE)
+    for row, weight in zip(LINE[1:-1], detector.state_.weights[1:-1], strict=True):
+        left, right = detector.scores([row - 1e-5, row + 1e-5])
+        assert abs(left - right) > 0.05
+        assert (left + right) / 2 == pytest.approx(weight / 2, rel=1e-4)
+        assert detector.scores([row])[0] == 0
 
 
 def test_far_away_nothing_is_explained():
@@ -212,7 +224,7 @@ def test_jitter_only_where_it_is_needed():
 @pytest.mark.parametrize("measure", ["unexplained", "weight", "absolute_weight"])
 @pytest.mark.parametrize("parameters", [{}, {"exact_rows": 5}, {"metric": "cityblock"}])
 def test_fitted_rows_are_judged_by_the_others(measure, parameters):
-    """Each training score is that of a query to a detector fitted on the other rows; a row that is there twice scores next to nothing."""
+    """Each training score is that of a query to a detector fitted on the other rows; a row that is there twice scores 0."""
     rows = np.random.default_rng(9).normal(size=(40, 3))
     settings = {"measure": measure, "scale": "fixed", "scale_value": 1.3, "standardize": False, "neighbours": 8, **parameters}
     detector = Weighting(**settings).fit(rows)
@@ -221,7 +233,7 @@ def test_fitted_rows_are_judged_by_the_others(measure, parameters):
     np.testing.assert_allclose(detector.score_samples(rows), -np.array(expected), rtol=1e-7)
     twice = Weighting(**settings).fit(np.vstack([rows, rows[:7]]))
     left_out = twice.training_scores(twice.state_, rows)
-    assert (np.abs(left_out[:7]) < 1e-9).all()
+    assert (left_out[:7] == 0).all()
     np.testing.assert_allclose(left_out[7:], detector.training_scores(detector.state_, rows)[7:], rtol=1e-7)
 
 
@@ -287,11 +299,11 @@ def test_many_points_searched_in_cells(clusters):
     assert found.state_.cells is not None
     assert len(found.state_.cells.centres) > 16  # the number of cells that a search looks at
     assert spearmanr(found.scores(queries), exact.scores(queries))[0] > 0.99
-    assert (found.scores(rows[:200]) < 1e-9).all()
+    assert (found.scores(rows[:200]) == 0).all()
     single = Weighting(exact_rows=10, indexed_rows=1000, precision="float32").fit(rows)
     assert single.state_.points.dtype == np.float32
     assert spearmanr(single.scores(queries), exact.scores(queries))[0] > 0.99
-    assert (single.scores(rows[:200]) < 1e-9).all()
+    assert (single.scores(rows[:200]) == 0).all()
 
 
 def test_a_matrix_of_distances_or_similarities_is_taken_as_it_is():
@@ -423,14 +435,14 @@ def test_a_matrix_that_is_none_of_similarities_is_refused():
 
 @pytest.mark.parametrize("parameters", [{}, {"exact_rows": 100}])
 def test_float32_where_it_holds(clusters, parameters):
-    """Points and factor in float32 halve the state; shares keep four digits, and fitted rows still score next to nothing."""
+    """Points and factor in float32 halve the state; shares keep four digits, and fitted rows still score 0."""
     rows, queries = clusters[0][::4], clusters[1]
     double = Weighting(**parameters).fit(rows)
     single = Weighting(precision="float32", **parameters).fit(rows)
     assert single.state_.points.nbytes * 2 == double.state_.points.nbytes
     assert single.state_.factor.nbytes * 2 == double.state_.factor.nbytes
     np.testing.assert_allclose(single.scores(queries), double.scores(queries), rtol=1e-3)
-    assert (single.scores(rows) < 1e-9).all()
+    assert (single.scores(rows) == 0).all()
 
 
 def test_float32_is_refused_where_it_fails():

@@ -250,6 +250,18 @@ def test_evaluate(shell: Shell, given: str) -> None:
     assert found["auroc"] > 0.99 and found["aupr"] > 0.99 and found["fpr_at_95_tpr"] < 0.05
     assert found["detection_rate"] > 0.95 and found["false_alarm_rate"] < 0.3
     assert found["fit_seconds"] > 0 and found["score_seconds"] > 0
+    assert found["score_us_per_row"] == pytest.approx(1e6 * found["score_seconds"] / 100)
+
+
+def test_evaluate_tells_the_size_of_what_scoring_needs(shell: Shell) -> None:
+    """The state without the sums that updates need, which hold matrices of their own, and that of the detectors of all folds."""
+    np.savez(shell.folder / "wide.npz", X=np.concatenate([rows(200, width=40), rows(40, width=40, seed=2) + 6]), y=np.arange(240) >= 200)
+    one, folds = (
+        shell.json(f"evaluate --data wide.npz --alpha 0.1 --json {given}")[0]["state_bytes"]
+        for given in ("", "--calibration cross-conformal --folds 3")
+    )
+    assert 40 * 40 * 8 < one < 2 * 40 * 40 * 8
+    assert folds == 3 * one
 
 
 def test_evaluate_prints_a_table(shell: Shell) -> None:
