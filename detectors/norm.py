@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg.blas import dtrmm, dtrmv, strmm, strmv
+from scipy.linalg.blas import dtrmv, strmv
 from scipy.linalg.lapack import dpstrf, dtrtri
 
 from detectors.arrays import Attributions, Matrix, Rows, Scores, Vector
+from detectors.blas import times_lower
 from detectors.cholesky import factor
 
 BLOCK_ROWS = 512  # rows whitened at a time, so that they and what comes of them stay in cache
@@ -24,8 +25,7 @@ FEW_DIRECTIONS = 1 / 8  # of the columns, up to which a multiple of the identity
 STEADY_SHARE = 1e-3  # of the variance of each column that the multiple must be for that, lest differences cancel
 VANISHING = 1e-300  # variance up to which a column counts as one that never varied: float64 has no digits left for it
 
-TRIANGLE_VECTOR = {np.dtype(np.float64): dtrmv, np.dtype(np.float32): strmv}  # products of a triangle and one vector, or several
-TRIANGLE_MATRIX = {np.dtype(np.float64): dtrmm, np.dtype(np.float32): strmm}
+TRIANGLE_VECTOR = {np.dtype(np.float64): dtrmv, np.dtype(np.float32): strmv}  # products of a triangle and one vector
 
 
 @dataclass(frozen=True)
@@ -125,11 +125,11 @@ class VarianceNorm:
 
     def whitened(self, rows: Rows) -> NDArray[np.floating[Any]]:
         """(x - mean) @ whiten of each of ``rows`` (n, d), as (n, r): their squared distances are those of the norm."""
-        (width, rank), centred = self.whiten.shape, self._centred(rows)
+        (width, rank), centred = self.whiten.shape, np.ascontiguousarray(self._centred(rows))
         if len(rows) >= MANY_ROWS:
-            # BLAS counts along columns: to it the rows are the columns of a transposed matrix, and may be overwritten.
-            product = TRIANGLE_MATRIX[self.whiten.dtype](1.0, self.whiten[:rank].T, centred[:, :rank].T, overwrite_b=1).T
-            return np.asarray(product if rank == width else product + centred[:, rank:] @ self.whiten[rank:])
+            rest = centred[:, rank:] @ self.whiten[rank:] if rank < width else 0
+            product = times_lower(centred[:, :rank], np.ascontiguousarray(self.whiten[:rank]))
+            return np.asarray(product + rest) if rank < width else product
         columns = 512 if len(rows) < FEW_ROWS else 64 if width <= 1024 else 128
         if rank <= columns:
             return np.asarray(centred @ self.whiten)

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detectors import Gaussian
+from detectors.blas import times_lower
 from detectors.covariance import ESTIMATORS
 from detectors.moments import Moments
 from detectors.norm import BLOCK_ROWS, VarianceNorm
@@ -314,3 +315,20 @@ def test_a_norm_that_has_scored_can_be_copied():
     for count in (1, 5, 100):
         rows = np.zeros((count, 3), np.float32)
         np.testing.assert_array_equal(copy.deepcopy(norm).squared(rows), norm.squared(rows))
+
+
+@pytest.mark.parametrize(
+    ("rows", "triangle"),
+    [
+        (np.ones((3, 2)), np.ones((3, 3))),
+        (np.ones((3, 2)), np.ones((2, 2), np.float32)),
+        (np.ones((3, 2), int), np.ones((2, 2), int)),
+        (np.asfortranarray(np.ones((3, 2))), np.ones((2, 2))),
+        (np.ones((3, 2)), np.asfortranarray(np.ones((2, 2)))),
+        (np.broadcast_to(1.0, (3, 2)), np.ones((2, 2))),
+    ],
+)
+def test_what_blas_would_misread_is_refused(rows, triangle):
+    """Shapes and types that differ, another order of memory, and rows that cannot be written over."""
+    with pytest.raises(ValueError, match="do not go together"):
+        times_lower(rows, triangle)
