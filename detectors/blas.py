@@ -35,11 +35,12 @@ def times_lower(rows: NDArray[np.floating[Any]], triangle: NDArray[np.floating[A
     """
     real, size = REALS.get(rows.dtype), rows.itemsize
     fits = triangle.shape == (rows.shape[1],) * 2 and triangle.dtype == rows.dtype and rows.flags.writeable
-    if real is None or not fits or rows.strides[1] != size or triangle.strides[1] != size:
+    in_order = rows.shape[1] == 1 or rows.strides[1] == triangle.strides[1] == size  # of one column the stride means nothing
+    if real is None or not fits or not in_order:
         raise ValueError(f"rows {rows.dtype} {rows.shape} and a triangle {triangle.dtype} {triangle.shape} do not go together, row by row")
     # BLAS counts along columns: to it rows are the columns of a transposed matrix, and the triangle is an upper one.
     count, width = rows.shape
-    leading = (c_int(triangle.strides[0] // size), c_int(rows.strides[0] // size))
+    leading = (c_int(max(triangle.strides[0] // size, width)), c_int(rows.strides[0] // size))
     _TRMM[rows.dtype](
         b"L", b"U", b"N", b"N", byref(c_int(width)), byref(c_int(count)), byref(real(1)),
         triangle.ctypes.data, byref(leading[0]), rows.ctypes.data, byref(leading[1]),
