@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,4 +11,5 @@ Vector = NDArray[np.float64]  # (d,)
 Matrix = NDArray[np.float64]  # (d, d)
 Rows = NDArray[np.float64]  # (n, d), one row per observation
 Scores = NDArray[np.float64]  # (n,), higher = more anomalous
+Floats = NDArray[np.floating[Any]]  # in single or double precision
 Attributions = NDArray[np.float64]  # (n, d), share of each feature in the score of its row

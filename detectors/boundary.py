@@ -10,8 +10,8 @@ import numpy as np
 from scipy.spatial.distance import cdist
 
 from detectors import given, metrics, similarity, sparse_precision
-from detectors.arrays import Rows, Scores, Vector
-from detectors.cells import Cells, Floats
+from detectors.arrays import Floats, Rows, Scores, Vector
+from detectors.cells import Cells
 from detectors.neighbours import Distances, Indices, nearest
 
 BLOCK_ROWS = 1024

@@ -172,7 +172,7 @@ class _Sums:
         for start in range(0, len(rows), CACHED_ROWS):
             tile = slice(start, start + CACHED_ROWS)
             centred = np.subtract(rows[tile], about, out=buffer[tile, : self._width], casting="same_kind")
-            np.einsum("ij,ij->i", centred, centred, out=buffer[tile, self._width])
+            np.vecdot(centred, centred, out=buffer[tile, self._width])
         squares = buffer[:, self._width]
         if buffer.dtype == np.float32 and not 1 / SINGLE_RANGE < float(squares.max()) < SINGLE_RANGE:
             return False

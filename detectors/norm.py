@@ -16,16 +16,15 @@ from detectors.blas import times_lower
 from detectors.cholesky import factor
 
 BLOCK_ROWS = 512  # rows whitened at a time, so that they and what comes of them stay in cache
-FEW_ROWS = 16  # below, the call of a product costs more than the zeros it multiplies
-MANY_ROWS = 64  # from here on one product with a triangle takes less time than products of its parts
+FEW_BYTES = 2**14  # in rows, below which the call of a product costs more than the zeros it multiplies
+MANY_BYTES, MANY_ROWS = 2**19, 256  # from which on one product with a triangle takes less time than products of its parts
+PART_BYTES = 256  # of a row of the matrix, in such a part
 SQUARED_COLUMNS = 512  # whose squares are added up in single precision
 SINGLE_TOLERANCE = 1e-5  # relative error of a score beyond which single precision is refused
 SINGLE_RANGE = 1e30  # of standard deviations and their inverses, so that the rows around them fit single precision too
 FEW_DIRECTIONS = 1 / 8  # of the columns, up to which a multiple of the identity plus so many directions is factored as such
 STEADY_SHARE = 1e-3  # of the variance of each column that the multiple must be for that, lest differences cancel
 VANISHING = 1e-300  # variance up to which a column counts as one that never varied: float64 has no digits left for it
-
-TRIANGLE_VECTOR = {np.dtype(np.float64): dtrmv, np.dtype(np.float32): strmv}  # products of a triangle and one vector
 
 
 @dataclass(frozen=True)
@@ -109,8 +108,9 @@ class VarianceNorm:
 
     def squared(self, rows: Rows) -> Scores:
         """Squared norm of each row (n, d), in units of variance. Rows in float32 are not copied as a whole."""
-        if len(rows) == 1 and self.whiten.shape[0] == self.whiten.shape[1]:
-            whitened = TRIANGLE_VECTOR[self.whiten.dtype](self.whiten.T, self._centred(rows[0]), overwrite_x=1)
+        if len(rows) == 1 and self._triangle is not None:
+            product = strmv if self._triangle.dtype == np.float32 else dtrmv
+            whitened = product(self._triangle, self._centred(rows[0]), overwrite_x=1)
             squares = np.empty(1)
             squares[0] = whitened.dot(whitened)
             return squares
@@ -120,18 +120,18 @@ class VarianceNorm:
             whitened = self.whitened(rows[block])
             for left in range(0, whitened.shape[1], SQUARED_COLUMNS):
                 part = whitened[:, left : left + SQUARED_COLUMNS]
-                squares[block] += np.einsum("ij,ij->i", part, part)
+                squares[block] += np.vecdot(part, part)
         return squares
 
     def whitened(self, rows: Rows) -> NDArray[np.floating[Any]]:
         """(x - mean) @ whiten of each of ``rows`` (n, d), as (n, r): their squared distances are those of the norm."""
         (width, rank), centred = self.whiten.shape, np.ascontiguousarray(self._centred(rows))
-        if len(rows) >= MANY_ROWS:
+        if centred.nbytes >= MANY_BYTES or len(rows) >= MANY_ROWS:
             rest = centred[:, rank:] @ self.whiten[rank:] if rank < width else 0
             product = times_lower(centred[:, :rank], np.ascontiguousarray(self.whiten[:rank]))
             return np.asarray(product + rest) if rank < width else product
-        columns = 512 if len(rows) < FEW_ROWS else 64 if width <= 1024 else 128
-        if rank <= columns:
+        columns = PART_BYTES // self.whiten.itemsize
+        if centred.nbytes < FEW_BYTES or rank <= columns:
             return np.asarray(centred @ self.whiten)
         found = np.empty((len(rows), rank), self.whiten.dtype)
         for left in range(0, rank, columns):  # above its diagonal the matrix is zero
@@ -168,6 +168,11 @@ class VarianceNorm:
         centred = block - head
         centred -= tail
         return np.asarray(centred)
+
+    @cached_property
+    def _triangle(self) -> NDArray[np.floating[Any]] | None:
+        """The whitening matrix as BLAS takes it, by columns, where it is square."""
+        return self.whiten.T if self.whiten.shape[0] == self.whiten.shape[1] else None
 
     @cached_property
     def _parts(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -6,8 +6,7 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.linalg import LinearOperator, cg
 
-from detectors.arrays import Rows, Scores, Vector
-from detectors.cells import Floats
+from detectors.arrays import Floats, Rows, Scores, Vector
 from detectors.neighbours import Distances, Indices
 
 NUGGET = 1e-6  # added to the diagonal of the small systems

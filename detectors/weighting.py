@@ -11,10 +11,10 @@ from scipy.spatial.distance import cdist
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from detectors import given, metrics, similarity, sparse_precision
-from detectors.arrays import Rows, Scores, Vector
+from detectors.arrays import Floats, Rows, Scores, Vector
 from detectors.base import Detector
 from detectors.boundary import CHECKED_ROWS, WeightingState, check_factor, check_points, distances_to, parts, searched
-from detectors.cells import Cells, Floats
+from detectors.cells import Cells
 from detectors.neighbours import Distances
 from detectors.subsets import apart, distinct, farthest, median_distance, middle
 
