@@ -59,7 +59,9 @@ class Cells:
         owner = means.assign(single)[1]
         order = np.argsort(owner, kind="stable")
         own, firsts = np.unique(owner[order], return_index=True)
-        return order, cls(frame.back(np.asarray(means.centroids)[own]).astype(points.dtype), np.append(firsts, len(points)).astype(np.float64))
+        return order, cls(
+            frame.back(np.asarray(means.centroids)[own]).astype(points.dtype), np.append(firsts, len(points)).astype(np.float64)
+        )
 
     def searched(self, points: Floats, queries: Floats, count: int) -> tuple[Distances, Indices]:
         """Distances (m, k) of ``queries`` (m, d) to about the k nearest ``points`` (n, d), in the order of the cells; and which."""

@@ -198,8 +198,8 @@ def _nearest(state: ClassGaussianState, rows: Rows) -> tuple[NDArray[np.int_], S
         whitened = state.norm.whitened(rows[block]).astype(np.float64, copy=False)
         numbers[block] = np.argmin(lengths - 2 * whitened @ state.centres.T, axis=1)
         gaps = whitened - state.centres[numbers[block]]
-        squared[block] = np.einsum("ij,ij->i", gaps, gaps)
-        lost = start + np.flatnonzero(squared[block] < cancelled * np.einsum("ij,ij->i", whitened, whitened))
+        squared[block] = np.vecdot(gaps, gaps)
+        lost = start + np.flatnonzero(squared[block] < cancelled * np.vecdot(whitened, whitened))
         if len(lost):
             numbers[lost], squared[lost] = _nearest_about(state, rows[lost], numbers[lost])
     return numbers, squared
@@ -212,8 +212,8 @@ def _nearest_about(state: ClassGaussianState, rows: Rows, numbers: NDArray[np.in
         found = numbers.copy()
         for number in np.unique(numbers):
             members, apart = numbers == number, state.centres - state.centres[number]
-            found[members] = np.argmin(np.einsum("ij,ij->i", apart, apart) - 2 * gaps[members] @ apart.T, axis=1)
+            found[members] = np.argmin(np.vecdot(apart, apart) - 2 * gaps[members] @ apart.T, axis=1)
         if (found == numbers).all():
             break
         numbers, gaps = found, gaps - (state.centres[found] - state.centres[numbers])
-    return numbers, np.einsum("ij,ij->i", gaps, gaps)
+    return numbers, np.vecdot(gaps, gaps)
