@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import log2
+from typing import Any
 
 import numpy as np
 
@@ -14,8 +15,8 @@ NEGATIVE_SHARE = 1e-9  # of what a variance once was, that may be rounding when 
 CENTRE_ROWS = 64  # that the centre of sums is taken from
 SAFE_RANGE = 1e4  # of values, and its inverse, between which they are not scaled before products in float32
 SINGLE_RANGE = 1e16  # of the largest squared length in a block, and its inverse, between which products in float32 are safe
-BLOCK_ROWS = 4096  # rows centred at a time, so that no second copy of the data exists
-CACHED_ROWS = 256  # rows that are gone through twice while a core has them at hand
+BLOCK_ROWS = 4096  # rows centred at a time, at most, so that no second copy of the data exists
+BLOCK_BYTES = 2**22  # of such rows, which caches hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +85,14 @@ class Moments:
         centre = _centre(some)
         unit = _unit(some - centre) if single else 1.0
         sums = _Sums(len(centre))
-        buffer = np.empty((min(BLOCK_ROWS, len(rows)), sums.columns), np.float32 if single else np.float64)
-        for start in range(0, len(rows), BLOCK_ROWS):
-            some, about = block(slice(start, start + BLOCK_ROWS)), centre
+        buffer = sums.buffer(len(rows), np.float32 if single else np.float64)
+        for start in range(0, len(rows), len(buffer)):
+            some, about = block(slice(start, start + len(buffer))), centre
             if unit != 1:
                 some, about = some / unit, centre / unit
             with np.errstate(over="ignore"):  # float32 that overflows is added in float64; the fourth powers of what is huge are infinite
                 if not sums.add(some, about, buffer[: len(some)]):
-                    sums.add(some.astype(np.float64), about, np.empty((len(some), sums.columns)))
+                    sums.add(some.astype(np.float64), about, sums.buffer(len(some), np.float64))
         return sums.moments(len(rows), centre, unit)
 
     @classmethod
@@ -163,20 +164,22 @@ class _Sums:
     """
 
     def __init__(self, width: int) -> None:
-        self._width, self.columns = width, width + 2  # the columns of a buffer: y, then its squared length, then 1
-        self._products = np.zeros((self.columns, self.columns))
+        self._width = width
+        self._products = np.zeros((width + 2, width + 2))
         self._quartic = 0.0
+
+    def buffer(self, rows: int, kind: type[np.floating[Any]]) -> Rows:
+        """Room for a block of ``rows`` rows or fewer: those that caches hold, but so many that adding up their products costs little."""
+        columns = len(self._products)  # y, then its squared length, then 1
+        held = max(BLOCK_BYTES // (columns * np.dtype(kind).itemsize), 2 * columns)
+        return np.ones((min(held, BLOCK_ROWS, rows), columns), kind)
 
     def add(self, rows: Rows, about: Vector, buffer: Rows) -> bool:
         """Add ``rows`` (n, d), centred ``about`` (d,), by products in the type of ``buffer`` (n, d + 2) unless they may leave its range."""
-        for start in range(0, len(rows), CACHED_ROWS):
-            tile = slice(start, start + CACHED_ROWS)
-            centred = np.subtract(rows[tile], about, out=buffer[tile, : self._width], casting="same_kind")
-            np.vecdot(centred, centred, out=buffer[tile, self._width])
-        squares = buffer[:, self._width]
+        centred = np.subtract(rows, about, out=buffer[:, : self._width], casting="same_kind")
+        squares = np.vecdot(centred, centred, out=buffer[:, self._width])
         if buffer.dtype == np.float32 and not 1 / SINGLE_RANGE < float(squares.max()) < SINGLE_RANGE:
             return False
-        buffer[:, self._width + 1] = 1
         self._products += buffer.T @ buffer
         self._quartic += float(np.square(squares, dtype=np.float64).sum())
         return True

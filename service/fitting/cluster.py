@@ -180,14 +180,14 @@ def _joints(connected: Any, join: Callable[[list[Any]], Any], level: list[Any]) 
 def _gathered(part: int, order: Order) -> Gathered:
     gathering, losses = Gathering.begun(order.plan), order.losses()
     for chunk in order.chunks(part, losses):
-        gathering.take(chunk)
+        gathering.take(chunk, gathering.summed(chunk))
     return Gathered(gathering, losses.lost)
 
 
 def _looked(part: int, order: Order, first: dict[str, Any]) -> Second:
     second = Second(Gathering(order.plan, first).looks())
     for chunk in order.chunks(part, order.losses()):
-        second.take(chunk)
+        second.join(second.summed(chunk))
     return Second(sums=second.sums)
 
 

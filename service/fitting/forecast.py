@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, replace
 
@@ -9,7 +10,7 @@ from service.engine import check_parameters, unfitted
 from service.errors import InvalidInput
 from service.fitting.features import Extraction
 from service.fitting.gathering import Gathering, Parted, Plan
-from service.fitting.passes import CHUNKS_HELD, IMAGES, chunk_rows
+from service.fitting.passes import CHUNKS_HELD, IMAGES, chunk_rows, summing_threads
 from service.fitting.task import DOUBLE, Task
 from service.judges import CrossJudge
 from service.recipe import check
@@ -44,7 +45,8 @@ class Look:
             for chunk in task.source.walk(rows=wanted, losses=losses):
                 kept, features = extraction(chunk, losses)
                 if gathering and learned:
-                    gathering.take(Parted.of(kept, features, learned))
+                    parted = Parted.of(kept, features, learned)
+                    gathering.take(parted, gathering.summed(parted))
                 rows, seconds = rows + len(kept), time.perf_counter() - start
                 if rows >= wanted or seconds > LOOK_SECONDS:
                     break
@@ -82,7 +84,8 @@ def _in_passes(task: Task, plan: Plan, first: Gathering, rows: int | None) -> li
     state = sum(array.nbytes for array in first.arrays().values())
     kept = (plan.most_held + (2 * plan.most_sampled if plan.sampled else 0)) * DOUBLE * task.width + state
     row = task.source.layout.feature_bytes or IMAGE_BYTES + SINGLE * task.width
-    chunks = CHUNKS_HELD * chunk_rows(task.source) * row
+    threads = summing_threads(plan, os.cpu_count() or 1)
+    chunks = (CHUNKS_HELD + 2 * threads) * chunk_rows(task.source) * row
     lines.append(f"memory: about {kept // MIB + 1} MiB of rows and sums, and up to {chunks // MIB + 1} MiB of chunks on their way")
     return lines
 

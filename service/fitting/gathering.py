@@ -125,8 +125,16 @@ class Gathering:
             check_parameters(plan.detector(kind))
         return cls(plan, sample=Sample(plan.most_sampled), held=Sample(plan.most_held))
 
-    def take(self, chunk: Parted) -> None:
-        """Take in the rows of a chunk. Raises InvalidInput for rows that cannot be learned."""
+    def summed(self, chunk: Parted) -> dict[str, Any]:
+        """Sums over the learned rows of a chunk, by type; nothing is changed. Raises InvalidInput for rows that cannot be learned."""
+        found = {}
+        for kind in self.plan.additive if len(chunk.rows) else ():
+            with refused(chunk):
+                found[kind] = self._additive(kind).sums(chunk.rows, chunk.labels if REGISTRY[kind].LABELLED else None, assume_finite=True)
+        return found
+
+    def take(self, chunk: Parted, sums: dict[str, Any]) -> None:
+        """Take in the rows of a chunk, and its ``sums``. Raises InvalidInput for rows that cannot be learned."""
         if not len(chunk.features):
             return
         self.first = chunk.features[:1].copy() if self.first is None else self.first
@@ -139,10 +147,8 @@ class Gathering:
         if not len(rows):
             return
         self.learned += len(rows)
-        for kind in self.plan.additive:
-            with refused(chunk):
-                sums = self._additive(kind).sums(rows, labels if REGISTRY[kind].LABELLED else None, assume_finite=True)
-            add(self.sums, kind, sums)
+        for kind, more in sums.items():
+            add(self.sums, kind, more)
         if self.plan.sampled:
             beside = {} if labels is None else {"labels": checked(labels, len(rows), "a fit")}
             self.sample.offer(chunk.hashes[~chunk.held], {"rows": rows, **beside})

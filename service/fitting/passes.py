@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -12,12 +12,16 @@ from service.fitting.checkpoint import Checkpoint
 from service.fitting.features import Extraction
 from service.fitting.gathering import Gathering, Parted, Plan, add, refused, sums_arrays, sums_restored
 from service.sources import Loss, Losses, Source
-from service.sources.ahead import ahead
+from service.sources.ahead import abreast, ahead
 from service.sources.parts import rows_of
 
 CHUNK_BYTES = 2**24  # of rows of numbers
-CHUNKS_HELD = 6  # at most at a time: one in the making, one that waits, one in use, and of each a copy of the rows that are learned
+CHUNKS_HELD = 4  # at most at a time: one in the making, one that waits, and of each a copy of the rows that are learned; more in threads
+SUMS_BYTES = 2**28  # of matrices that threads hold at a time, to sum the rows of their chunks
+SUMS_MATRICES = 4  # of them in a thread: products and scatter of a chunk, in double precision, and what they are made of
 IMAGES = 256  # in a chunk
+
+Summed = Callable[[Parted], dict[str, Any]]
 
 
 class Keeper(Protocol):
@@ -48,17 +52,15 @@ class Second:
     looks: dict[str, Any] = field(default_factory=dict)
     sums: dict[str, Any] = field(default_factory=dict)
 
-    def take(self, chunk: Parted) -> None:
-        """Take in the rows of a chunk that the first pass learned."""
-        for kind, look in self.looks.items() if len(chunk.rows) else ():
-            with refused(chunk):
-                sums = look(chunk.rows)
-            add(self.sums, kind, sums)
+    def summed(self, chunk: Parted) -> dict[str, Any]:
+        """Sums over the rows of a chunk that the first pass learned, by type; nothing is changed."""
+        with refused(chunk):
+            return {kind: look(chunk.rows) for kind, look in self.looks.items() if len(chunk.rows)}
 
-    def join(self, other: dict[str, Any]) -> None:
+    def join(self, sums: dict[str, Any]) -> None:
         """Take in the sums of other rows."""
-        for kind, sums in other.items():
-            add(self.sums, kind, sums)
+        for kind, more in sums.items():
+            add(self.sums, kind, more)
 
 
 def chunk_rows(source: Source) -> int:
@@ -76,10 +78,19 @@ class Position:
     rows: int = 0
 
 
-def fit(source: Source, plan: Plan, extraction: Extraction, losses: Losses, keeper: Keeper, progress: Progress) -> Fitted:
+def summing_threads(plan: Plan, cores: int) -> int:
+    """How many threads sum chunks beside each other: as many as there are ``cores``, fewer where rows are so wide that sums take memory."""
+    width = sum(level.width for level in plan.levels)
+    return max(1, min(cores, SUMS_BYTES // (SUMS_MATRICES * 8 * width**2)))
+
+
+def fit(
+    source: Source, plan: Plan, extraction: Extraction, losses: Losses, keeper: Keeper, progress: Progress, *, threads: int = 1
+) -> Fitted:
     """Fit in one pass over ``source``, or two where a detector needs them, from the last checkpoint of ``keeper`` on.
 
-    The same data, plan and checkpoints give the same sums to the last bit, wherever the fit was interrupted. Raises InvalidInput.
+    The same data, plan and checkpoints give the same sums to the last bit, wherever the fit was interrupted, and whatever number of
+    ``threads`` sums chunks. Raises InvalidInput.
     """
     position, gathering, second = Position(), Gathering.begun(plan), Second()
     if found := keeper.load():
@@ -93,12 +104,13 @@ def fit(source: Source, plan: Plan, extraction: Extraction, losses: Losses, keep
         progress_now = {"position": asdict(position), "lost": lost}
         keeper.save(Checkpoint(progress_now, {**gathering.arrays(), **sums_arrays(second.sums, "second")}))
 
-    def walk(start: Position, losses: Losses) -> Iterator[tuple[Parted, Position]]:
-        return _walk(parted(source, plan, extraction, losses, (start.part, start.row)), start, source.rows or 0, progress)
+    def walk(start: Position, losses: Losses, summed: Summed) -> Iterator[tuple[Parted, dict[str, Any], Position]]:
+        chunks = parted(source, plan, extraction, losses, (start.part, start.row))
+        return _walk(abreast(summed, chunks, threads), start, source.rows or 0, progress)
 
     if not position.looking:
-        for one, after in walk(position, losses):
-            gathering.take(one)
+        for one, sums, after in walk(position, losses, gathering.summed):
+            gathering.take(one, sums)
             position = after
             if keeper.due():
                 keep()
@@ -106,8 +118,8 @@ def fit(source: Source, plan: Plan, extraction: Extraction, losses: Losses, keep
     if looks := gathering.looks():
         second.looks = looks
         again = Losses(losses.on_error, losses.limit)  # what is lost is lost again
-        for one, after in walk(position, again):
-            second.take(one)
+        for _, sums, after in walk(position, again, second.summed):
+            second.join(sums)
             position = after
             if keeper.due():
                 keep()
@@ -129,11 +141,13 @@ def parted(
     return ahead((Parted.of(*extraction(chunk, losses), plan) for chunk in chunks), depth=1)
 
 
-def _walk(chunks: Iterator[Parted], start: Position, total: int, progress: Progress) -> Iterator[tuple[Parted, Position]]:
-    """Chunks of which the first begins at ``start``, each with the position after it."""
+def _walk(
+    chunks: Iterator[tuple[Parted, dict[str, Any]]], start: Position, total: int, progress: Progress
+) -> Iterator[tuple[Parted, dict[str, Any], Position]]:
+    """Chunks of which the first begins at ``start``, each with its sums and the position after it."""
     phase, rows = "second look" if start.looking else "read", start.rows
     progress(phase, rows, total)
-    for one in chunks:
+    for one, sums in chunks:
         rows += len(one.chunk)
-        yield one, Position(start.looking, one.chunk.part, one.chunk.end, rows)
+        yield one, sums, Position(start.looking, one.chunk.part, one.chunk.end, rows)
         progress(phase, rows, max(total, rows) if total else 0)

@@ -29,10 +29,11 @@ def fit(task: Task, keeper: Keeper, progress: Progress) -> tuple[Fitted, SourceR
     if task.cluster:
         fitted = cluster.fit(task, task.plan(), progress)
     else:
-        cores = os.cpu_count() or 1
-        others = threadpool_limits(max(cores - 1, 1), user_api="blas")  # than the core that makes chunks ready
-        with others, Extraction(task.extractor, task.max_pixels, cores) as extraction:
-            fitted = passes.fit(task.source, task.plan(), extraction, task.losses, keeper, progress)
+        cores, plan = os.cpu_count() or 1, task.plan()
+        threads = passes.summing_threads(plan, cores)
+        alone = threadpool_limits(max(cores // threads, 1), user_api="blas")  # products of several threads have one core each
+        with alone, Extraction(task.extractor, task.max_pixels, cores) as extraction:
+            fitted = passes.fit(task.source, plan, extraction, task.losses, keeper, progress, threads=threads)
     return fitted, _record(task, fitted.n_fit + fitted.n_calibration, task.source.fingerprint, "files")
 
 

@@ -1,13 +1,16 @@
-"""Read-ahead: a thread reads what comes next while the caller works on what it has."""
+"""Threads beside the caller: one that reads what comes next, and some that work on what has been read."""
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 T = TypeVar("T")
+MadeT = TypeVar("MadeT")
 
 
 def ahead(chunks: Iterator[T], depth: int = 2) -> Iterator[T]:
@@ -48,3 +51,29 @@ def ahead(chunks: Iterator[T], depth: int = 2) -> Iterator[T]:
         left.set()
         while not waiting.empty():  # a put that waits for room goes through, and the thread then sees that nobody reads
             waiting.get_nowait()
+
+
+def abreast(work: Callable[[T], MadeT], values: Iterator[T], threads: int) -> Iterator[tuple[T, MadeT]]:
+    """Each of ``values`` in order with what ``work`` makes of it, in so many threads, each of which has one at a time.
+
+    An error of ``work`` is raised here, after the values before it. When the caller leaves, what has not begun never does.
+
+    >>> list(abreast(abs, iter([-1, 2, -3]), threads=2))
+    [(-1, 1), (2, 2), (-3, 3)]
+    """
+    waiting: deque[tuple[T, Future[MadeT]]] = deque()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="abreast")
+
+    def first() -> tuple[T, MadeT]:
+        value, made = waiting.popleft()
+        return value, made.result()
+
+    try:
+        for value in values:
+            waiting.append((value, pool.submit(work, value)))
+            if len(waiting) == threads:
+                yield first()
+        while waiting:
+            yield first()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

@@ -12,12 +12,14 @@ import pytest
 from pyarrow import parquet
 
 from detectors import REGISTRY
+from models import Level
 from service import archive
 from service.errors import InvalidInput
 from service.fitting import passes
 from service.fitting.features import Extraction
 from service.fitting.gathering import Plan
 from service.manifest import Source
+from service.recipe import Recipe
 from service.sources import Losses, hashed, open_source
 from service.sources.parts import FILE_ROWS
 from tests.service.fits import ALPHA, fit, held_of, keys_of, packed, rows, task_of, write_parts
@@ -137,6 +139,30 @@ def test_a_sample_that_holds_all_is_exact(parts: Path) -> None:
         np.testing.assert_allclose(detector.scores(NEW), REGISTRY[kind]().fit(data[~held]).scores(NEW), rtol=1e-6)
     assert fitted.sampled is not None
     assert (fitted.sampled.rows, fitted.sampled.rank_error) == (fitted.n_fit, 0)
+
+
+@pytest.mark.parametrize("parameters", [{}, {"reduce": "pca"}], ids=str)
+def test_the_number_of_threads_changes_nothing(monkeypatch: pytest.MonkeyPatch, parts: Path, parameters: dict[str, Any]) -> None:
+    """Of chunks that several threads sum the sums are joined in order: equal to the last bit, in one pass and in two."""
+    monkeypatch.setattr(passes, "CHUNK_BYTES", 2**11)
+    task = task_of(parts, parameters=parameters)
+
+    def packed_by(threads: int) -> bytes:
+        with Extraction(None, 1, 1) as extraction:
+            fitted = passes.fit(task.source, task.plan(), extraction, Losses(), passes.Nowhere(), lambda *_: None, threads=threads)
+        return b"".join(archive.pack(fitted, "any", Source(name="x", rows=COUNT, sha256=""))[1].values())
+
+    assert packed_by(1) == packed_by(2) == packed_by(5)
+
+
+def test_wide_rows_are_summed_by_fewer_threads() -> None:
+    """So that the sums of all threads together take a stated memory at most, but for one thread."""
+    found = {}
+    for width in (4, 512, 2048, 10_000):
+        plan = Plan.of(Recipe(), (Level("features", width),), COUNT, 10**8, None, 1)
+        found[width] = passes.summing_threads(plan, 8)
+        assert found[width] == 1 or found[width] * passes.SUMS_MATRICES * 8 * width**2 <= passes.SUMS_BYTES
+    assert found == {4: 8, 512: 8, 2048: 2, 10_000: 1}
 
 
 def test_rows_that_are_not_counted(tmp_path: Path) -> None:

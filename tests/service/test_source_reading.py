@@ -22,6 +22,7 @@ from pyarrow import feather, parquet
 
 from service.errors import InvalidInput
 from service.sources import ahead, hashed, held_out
+from service.sources.ahead import abreast
 from service.sources.split import _mixed
 
 ROOT = Path(__file__).parents[2]
@@ -41,6 +42,41 @@ def ended(thread: threading.Thread) -> bool:
 def test_reading_ahead_changes_nothing(values: list[int], depth: int) -> None:
     """The same values in the same order."""
     assert list(ahead(iter(values), depth)) == values
+
+
+@given(st.lists(st.integers()), st.integers(1, 4))
+def test_working_abreast_keeps_the_order(values: list[int], threads: int) -> None:
+    """Each value with what was made of it."""
+    assert list(abreast(lambda value: value + 1, iter(values), threads)) == [(value, value + 1) for value in values]
+
+
+def test_threads_work_at_the_same_time() -> None:
+    """As many as were asked for, and on no more values than that."""
+    together = threading.Barrier(3)
+    taken: list[int] = []
+
+    def values() -> Iterator[int]:
+        for i in range(9):
+            taken.append(i)
+            yield i
+
+    made = abreast(lambda _: together.wait(10), values(), threads=3)
+    next(made)
+    assert taken == [0, 1, 2]
+    assert len(list(made)) == 8
+
+
+def test_an_error_of_the_work_comes_after_what_was_before_it() -> None:
+    """And values that nobody has begun with are left alone."""
+
+    def inverse(value: int) -> float:
+        return 1 / value
+
+    seen: list[int] = []
+    with pytest.raises(ZeroDivisionError):
+        for value, _ in abreast(inverse, iter([1, 2, 0, 3, 4, 5, 6]), threads=2):
+            seen.append(value)
+    assert seen == [1, 2]
 
 
 def test_what_comes_next_is_read_while_the_first_is_used() -> None:
