@@ -253,7 +253,7 @@ def judged(file, memory, share):
         ("a fit that sums by one core and reads by another the same", f"{slower[single]:.2f}", slower[single] <= 1.3),
         ("in at most 400 MiB", f"{peak:.0f} MiB", peak <= 400),
         *((aim, f"{ratio:.1f}", ratio >= least) for aim, (least, ratio) in faster.items()),
-        *([("images at 0.85 of the best rate of onnxruntime", f"{share:.2f}", share >= 0.85)] if share else []),
+        *([("images at 0.85 of the best rate of onnxruntime", f"{share:.2f}", share >= 0.85)] if share is not None else []),
     ]
     yield from ("| aimed at | found | met |", "|---|--:|---|")
     yield from (f"| {aim} | {value} | {'yes' if met else '**no**'} |" for aim, value, met in found)

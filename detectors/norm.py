@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -168,6 +168,10 @@ class VarianceNorm:
         centred = block - head
         centred -= tail
         return np.asarray(centred)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The fields alone: what is made of them is made again where a copy goes."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @cached_property
     def _triangle(self) -> NDArray[np.floating[Any]] | None:

@@ -10,7 +10,7 @@ from service.engine import check_parameters, unfitted
 from service.errors import InvalidInput
 from service.fitting.features import Extraction
 from service.fitting.gathering import Gathering, Parted, Plan
-from service.fitting.passes import CHUNKS_HELD, IMAGES, chunk_rows, summing_threads
+from service.fitting.passes import IMAGES, chunk_rows, held_bytes, summing_threads
 from service.fitting.task import DOUBLE, Task
 from service.judges import CrossJudge
 from service.recipe import check
@@ -84,9 +84,11 @@ def _in_passes(task: Task, plan: Plan, first: Gathering, rows: int | None) -> li
     state = sum(array.nbytes for array in first.arrays().values())
     kept = (plan.most_held + (2 * plan.most_sampled if plan.sampled else 0)) * DOUBLE * task.width + state
     row = task.source.layout.feature_bytes or IMAGE_BYTES + SINGLE * task.width
-    threads = summing_threads(plan, os.cpu_count() or 1)
-    chunks = (CHUNKS_HELD + 2 * threads) * chunk_rows(task.source) * row
-    lines.append(f"memory: about {kept // MIB + 1} MiB of rows and sums, and up to {chunks // MIB + 1} MiB of chunks on their way")
+    threads = 1 if task.cluster else summing_threads(plan, os.cpu_count() or 1)
+    chunks = held_bytes(plan, threads, chunk_rows(task.source) * row)
+    lines.append(
+        f"memory: about {kept // MIB + 1} MiB of rows and sums, and up to {chunks // MIB + 1} MiB of chunks on their way and their sums"
+    )
     return lines
 
 

@@ -231,8 +231,9 @@ class Gathering:
     def _additive(self, kind: str) -> Any:
         """The detector of a type that learns sums, which knows how wide rows are."""
         if kind not in self.detectors:
-            self.detectors[kind] = self.plan.detector(kind)
-            self.detectors[kind].n_features_in_ = sum(level.width for level in self.plan.levels)
+            detector = self.plan.detector(kind)
+            detector.n_features_in_ = sum(level.width for level in self.plan.levels)
+            self.detectors[kind] = detector  # as a whole: threads may ask for it at the same time
         return self.detectors[kind]
 
     def _check(self) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
+
+from threadpoolctl import threadpool_limits
 
 from service.engine import Fitted
 from service.features import Progress
@@ -16,8 +19,8 @@ from service.sources.ahead import abreast, ahead
 from service.sources.parts import rows_of
 
 CHUNK_BYTES = 2**24  # of rows of numbers
-CHUNKS_HELD = 4  # at most at a time: one in the making, one that waits, and of each a copy of the rows that are learned; more in threads
-SUMS_BYTES = 2**28  # of matrices that threads hold at a time, to sum the rows of their chunks
+THREADS = 8  # that sum chunks, at most: more than one that reads keeps busy
+SUMS_BYTES = 2**28  # of matrices that these hold at a time
 SUMS_MATRICES = 4  # of them in a thread: products and scatter of a chunk, in double precision, and what they are made of
 IMAGES = 256  # in a chunk
 
@@ -81,7 +84,15 @@ class Position:
 def summing_threads(plan: Plan, cores: int) -> int:
     """How many threads sum chunks beside each other: as many as there are ``cores``, fewer where rows are so wide that sums take memory."""
     width = sum(level.width for level in plan.levels)
-    return max(1, min(cores, SUMS_BYTES // (SUMS_MATRICES * 8 * width**2)))
+    return max(1, min(cores, THREADS, SUMS_BYTES // (SUMS_MATRICES * 8 * width**2)))
+
+
+def held_bytes(plan: Plan, threads: int, chunk: int) -> int:
+    """Of chunks of so many bytes on their way at a time, at most, each with a copy of the rows that are learned, and of their sums.
+
+    One chunk is in the making, one waits, one is taken in, and each thread sums one.
+    """
+    return 2 * chunk * (3 + threads) + threads * SUMS_MATRICES * 8 * sum(level.width for level in plan.levels) ** 2
 
 
 def fit(
@@ -108,21 +119,23 @@ def fit(
         chunks = parted(source, plan, extraction, losses, (start.part, start.row))
         return _walk(abreast(summed, chunks, threads), start, source.rows or 0, progress)
 
-    if not position.looking:
-        for one, sums, after in walk(position, losses, gathering.summed):
-            gathering.take(one, sums)
-            position = after
-            if keeper.due():
-                keep()
-        position = Position(looking=True)
-    if looks := gathering.looks():
-        second.looks = looks
-        again = Losses(losses.on_error, losses.limit)  # what is lost is lost again
-        for _, sums, after in walk(position, again, second.summed):
-            second.join(sums)
-            position = after
-            if keeper.due():
-                keep()
+    # One core makes chunks ready, the others are shared out among the threads.
+    with threadpool_limits(max(((os.cpu_count() or 1) - 1) // threads, 1), user_api="blas"):
+        if not position.looking:
+            for one, sums, after in walk(position, losses, gathering.summed):
+                gathering.take(one, sums)
+                position = after
+                if keeper.due():
+                    keep()
+            position = Position(looking=True)
+        if looks := gathering.looks():
+            second.looks = looks
+            again = Losses(losses.on_error, losses.limit)  # what is lost is lost again
+            for _, sums, after in walk(position, again, second.summed):
+                second.join(sums)
+                position = after
+                if keeper.due():
+                    keep()
     progress("fit", 0, 1)
     fitted = gathering.fitted(second.sums, extraction.extractor)
     progress("fit", 1, 1)

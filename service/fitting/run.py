@@ -7,7 +7,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from service import engine
 from service.engine import Fitted
@@ -31,8 +30,7 @@ def fit(task: Task, keeper: Keeper, progress: Progress) -> tuple[Fitted, SourceR
     else:
         cores, plan = os.cpu_count() or 1, task.plan()
         threads = passes.summing_threads(plan, cores)
-        alone = threadpool_limits(max(cores // threads, 1), user_api="blas")  # products of several threads have one core each
-        with alone, Extraction(task.extractor, task.max_pixels, cores) as extraction:
+        with Extraction(task.extractor, task.max_pixels, cores) as extraction:
             fitted = passes.fit(task.source, plan, extraction, task.losses, keeper, progress, threads=threads)
     return fitted, _record(task, fitted.n_fit + fitted.n_calibration, task.source.fingerprint, "files")
 

@@ -66,14 +66,21 @@ def abreast(work: Callable[[T], MadeT], values: Iterator[T], threads: int) -> It
 
     def first() -> tuple[T, MadeT]:
         value, made = waiting.popleft()
-        return value, made.result()
+        try:
+            return value, made.result()
+        finally:
+            del made  # whose error would hold this frame, and this frame it
 
     try:
         for value in values:
             waiting.append((value, pool.submit(work, value)))
-            if len(waiting) == threads:
+            while waiting and (len(waiting) >= threads or waiting[0][1].done()):
                 yield first()
         while waiting:
             yield first()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+        waiting.clear()
+        close = getattr(values, "close", None)
+        if close is not None:
+            close()

@@ -71,6 +71,19 @@ def test_points_of_any_scale(scale, offset):
     np.testing.assert_allclose(distances, nearest(points, queries, 4)[0], rtol=1e-6)
 
 
+@pytest.mark.parametrize("apart", [1e6, 1e7, 1e9])
+def test_clusters_small_beside_their_distance(apart):
+    """Where single precision does not tell the points of a cluster apart they are still found, each by itself first."""
+    points = np.random.default_rng(4).normal(size=(3000, 3))
+    points[1::2] += apart
+    order, found = Cells.divided(points, seed=0)
+    points = points[order]
+    distances, _ = found.searched(points, points[::10], 5)
+    assert (distances[:, 0] == 0).all()
+    # Rounding may hide what is nearer by a thousandth.
+    np.testing.assert_allclose(distances, nearest(points, points[::10], 5)[0], rtol=1e-3)
+
+
 def test_constant_points():
     """All points equal: they are found, at distance 0."""
     points = np.full((1000, 2), 7.0)

@@ -79,6 +79,19 @@ def test_an_error_of_the_work_comes_after_what_was_before_it() -> None:
     assert seen == [1, 2]
 
 
+def test_an_error_of_the_work_ends_the_reader() -> None:
+    """While the error is still held, nobody reads any more."""
+
+    def refuse(value: int) -> int:
+        raise ValueError(value)
+
+    with pytest.raises(ValueError, match="0") as error:
+        list(abreast(refuse, ahead(iter(range(1000))), threads=2))
+    assert error.value.args == (0,)
+    thread = reader()
+    assert thread is None or ended(thread)
+
+
 def test_what_comes_next_is_read_while_the_first_is_used() -> None:
     """Without being asked for: two wait and one is in the reader's hand, and no more than that."""
     read: list[int] = []
