@@ -118,7 +118,7 @@ def _hidden(frame: _Frame, queries: NDArray[np.float32], found: Distances, squar
     with np.errstate(over="ignore"):
         found = found / frame.unit
         error = EPSILON * (np.linalg.norm(queries.astype(np.float64), axis=1) + (1 + queries.shape[1]) * found)
-        return (found + error > np.sqrt(squares)) & (error > HARMLESS * found) & (found > 0)
+        return np.asarray((found + error > np.sqrt(squares)) & (error > HARMLESS * found) & (found > 0))
 
 
 @dataclass(frozen=True)
