@@ -42,7 +42,8 @@ from models import Extractor, Level, bundled, decode
 from models.graph import parse, with_taps
 from service.fitting import cluster, passes
 from service.fitting.features import Extraction
-from service.fitting.gathering import HELD_ROWS, Gathering, Parted, Plan, sums_arrays
+from service.fitting.gathering import HELD_ROWS, Gathering, Plan, sums_arrays
+from service.fitting.parted import Parted
 from service.fitting.passes import Nowhere, chunk_rows
 from service.fitting.task import Task
 from service.recipe import Recipe
@@ -305,7 +306,7 @@ def constants(path):
         for _ in range(2):
             gathering, chunk = Gathering.begun(plan), next(chunks)
             start = time.perf_counter()
-            one = Parted.of(chunk, chunk.rows, plan)
+            one = Parted.of(chunk, chunk.rows, plan.recipe.seed, plan.share)
             gathering.take(one, gathering.summed(one))
             rates.append(len(chunk) / (time.perf_counter() - start))
             halves.append(gathering)

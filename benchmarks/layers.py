@@ -3,19 +3,25 @@
 Each line does all that the one above it does, and something more around it: from the distance in the detector's kernel to a service
 that answers over connections. Times are those of the processor, for each request, medians of rounds in which all take turns; the last
 line is a server that does nothing but compute the distance, the least that one written in Python takes.
+
+Two tables more tell what more rows in a request take of the service and of the client that sends them, and how much faster two processes
+beside each other are on this machine than one of them alone: what two workers can gain at most.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import multiprocessing
 import os
+import resource
 import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,9 +46,16 @@ from service.store import Store
 TOGETHER = 64  # requests that are under way at the same time
 SECONDS = 2  # of load in a round
 VERSION, BLOBS = loaded("float32")
-ROW = NUMBERS.standard_normal((1, WIDTH)).astype(np.float32)
-TENSOR = {"name": "rows", "shape": [1, WIDTH], "datatype": "FP32", "parameters": {"binary_data_size": ROW.nbytes}}
-HEAD = orjson.dumps({"inputs": [TENSOR], "parameters": {"binary_data_output": True}})
+
+
+def request(count):
+    """The head and the rows of a request with so many of them."""
+    rows = NUMBERS.standard_normal((count, WIDTH)).astype(np.float32)
+    tensor = {"name": "rows", "shape": [count, WIDTH], "datatype": "FP32", "parameters": {"binary_data_size": rows.nbytes}}
+    return orjson.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}), rows
+
+
+HEAD, ROW = request(1)
 BODY = HEAD + ROW.tobytes()
 PATH = f"/v2/models/{VERSION.name}/infer"
 LENGTH = "inference-header-content-length"
@@ -120,17 +133,52 @@ async def asked(app):
     return statuses[0]
 
 
-def served(url, process, body):
-    """Requests over connections to a server, by its own processor time; what they send is in the file ``body``."""
+def served(url, process, body, head=HEAD):
+    """Requests over connections to a server, by its own processor time and by the client's; what they send is in the file ``body``."""
+    own, client = processor_time(process), children()
+    sample = load(url + PATH, {LENGTH: str(len(head))}, body, TOGETHER, SECONDS)
+    if sample.failures:
+        raise RuntimeError(f"{sample.failures} requests failed")
+    count = sample.rate * SECONDS
+    return (processor_time(process) - own) / count, (children() - client) / count
 
-    def timed(_count):
-        before, start = processor_time(process), time.perf_counter()
-        sample = load(url + PATH, {LENGTH: HEADERS[LENGTH]}, body, TOGETHER, SECONDS)
-        if sample.failures:
-            raise RuntimeError(f"{sample.failures} requests failed")
-        return (processor_time(process) - before) / (sample.rate * (time.perf_counter() - start))
 
-    return timed
+def children():
+    """Processor time of the programs that have been waited for."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def by_rows(url, process, file, rounds):
+    """Markdown: processor time of the service and of its client, for requests with more and more rows."""
+    yield from ("| rows | the service | the client | the distances alone |", "|--:|--:|--:|--:|")
+    for count in (1, 32, 1024):
+        head, rows = request(count)
+        file.write_bytes(head + rows.tobytes())
+        found = np.median([served(url, process, file, head) for _ in range(rounds)], axis=0)
+        alone = repeated(lambda rows=rows: VERSION.fitted.detector.scores(rows))(max(20, 2000 // count))
+        yield f"| {count} | {1e6 * found[0]:.0f} µs | {1e6 * found[1]:.0f} µs | {1e6 * alone:.0f} µs |"
+
+
+def counted(kind):
+    """How often a process does a piece of work in a second or so."""
+    rows, until, count = request(1024)[1], time.perf_counter() + SECONDS, 0
+    pieces = {"distances of 1024 rows": lambda: VERSION.fitted.detector.scores(rows), "Python alone": lambda: sum(range(100_000))}
+    with threadpool_limits(1):
+        while time.perf_counter() < until:
+            pieces[kind]()
+            count += 1
+    return count
+
+
+def beside_each_other(rounds):
+    """Markdown: what two processes do at the same time, over what one does alone."""
+    yield from ("| work | two processes beside each other, of one alone |", "|---|--:|")
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for kind in ("distances of 1024 rows", "Python alone"):
+            list(pool.map(counted, [kind] * 2))  # so that both have started
+            ratios = [sum(pool.map(counted, [kind] * 2)) / pool.submit(counted, kind).result() for _ in range(rounds)]
+            yield f"| {kind} | {statistics.median(ratios):.2f}x |"
 
 
 @contextmanager
@@ -169,16 +217,18 @@ def main():
             "with the request decoded and the answer encoded": repeated(lambda: judged(VERSION, work(), SETTINGS)),
             "the whole application, without a server, one request at a time": alone,
             f"the same, {TOGETHER} at a time, of which some are scored together": beside,
-            f"the service, over {TOGETHER} connections": served(*ours, body),
-            f"a server that computes the distance alone, over {TOGETHER} connections": served(*bare, body),
+            f"the service, over {TOGETHER} connections": lambda _: served(*ours, body)[0],
+            f"a server that computes the distance alone, over {TOGETHER} connections": lambda _: served(*bare, body)[0],
         }
         found = {name: [] for name in layers}
         for _ in range(given.rounds):
             for name, layer in layers.items():
                 found[name].append(layer(given.requests))
-    print("| what is done | processor time of a request |\n|---|--:|")
-    for name, seconds in found.items():
-        print(f"| {name} | {1e6 * statistics.median(seconds):.0f} µs |")
+        print("| what is done | processor time of a request |\n|---|--:|")
+        for name, seconds in found.items():
+            print(f"| {name} | {1e6 * statistics.median(seconds):.0f} µs |")
+        print("\n" + "\n".join(by_rows(*ours, body, given.rounds)), flush=True)
+    print("\n" + "\n".join(beside_each_other(given.rounds)))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ from service.engine import Fitted
 from service.errors import InvalidInput, StartupError
 from service.features import Progress
 from service.fitting.features import Extraction
-from service.fitting.gathering import Gathering, Parted, Plan
+from service.fitting.gathering import Gathering, Plan
+from service.fitting.parted import Parted
 from service.fitting.passes import Second, parted
 from service.fitting.task import Task
 from service.sources import Loss, Losses, Source

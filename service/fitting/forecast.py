@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from service.engine import check_parameters, unfitted
 from service.errors import InvalidInput
 from service.fitting.features import Extraction
-from service.fitting.gathering import Gathering, Parted, Plan
+from service.fitting.gathering import Gathering, Plan
+from service.fitting.parted import Parted
 from service.fitting.passes import IMAGES, chunk_rows, held_bytes, summing_threads
 from service.fitting.task import DOUBLE, Task
 from service.judges import CrossJudge
@@ -45,7 +46,7 @@ class Look:
             for chunk in task.source.walk(rows=wanted, losses=losses):
                 kept, features = extraction(chunk, losses)
                 if gathering and learned:
-                    parted = Parted.of(kept, features, learned)
+                    parted = Parted.of(kept, features, learned.recipe.seed, learned.share)
                     gathering.take(parted, gathering.summed(parted))
                 rows, seconds = rows + len(kept), time.perf_counter() - start
                 if rows >= wanted or seconds > LOOK_SECONDS:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,13 +17,13 @@ from models import Extractor, Level
 from service.engine import Fitted, Sampled, check_parameters, unfitted, updatable
 from service.errors import InvalidInput
 from service.features import Batch, Features, numeric_rows
+from service.fitting.parted import Parted, refused
 from service.fitting.sample import Sample
 from service.golden import GOLDEN_INPUT_BYTES, GOLDEN_INPUTS, Golden, size
 from service.judges import JUDGES, CrossJudge
 from service.recipe import Recipe
-from service.reserve import Reserve, digests_of
+from service.reserve import Reserve
 from service.sketch import Sketch
-from service.sources import Chunk, hashed, held_out
 
 Arrays = dict[str, NDArray[Any]]
 HELD_ROWS = 10_000  # held out for calibration, at least; more of them would not make a p-value much better
@@ -73,31 +72,6 @@ class Plan:
     def detector(self, kind: str) -> Any:
         """An unfitted detector of one of the types."""
         return unfitted(self.recipe, kind, self.levels)
-
-
-@dataclass(frozen=True, slots=True)
-class Parted:
-    """The rows of a chunk, parted into those that are held out and those that are learned."""
-
-    chunk: Chunk
-    features: Features  # (n, d), of all rows; finite
-    hashes: NDArray[np.uint64]  # (n,), of their keys
-    held: NDArray[np.bool_]  # (n,)
-    rows: Features  # features of the rows that are learned
-    labels: NDArray[Any] | None  # their classes
-    inputs: Batch  # raw inputs of the rows that are held out
-    digests: NDArray[np.uint64]  # of those
-
-    @classmethod
-    def of(cls, chunk: Chunk, features: Features, plan: Plan) -> Parted:
-        """A chunk with its ``features`` (n, d), parted as the plan says."""
-        hashes = hashed(chunk.keys, plan.recipe.seed)
-        held = held_out(hashes, plan.share)
-        inputs = Batch(rows=chunk.rows, images=chunk.images).take(np.flatnonzero(held))
-        rows, labels = features, chunk.labels
-        if held.any():
-            rows, labels = features[~held], None if labels is None else labels[~held]
-        return cls(chunk, features, hashes, held, rows, labels, inputs, digests_of(inputs))
 
 
 @dataclass(slots=True)
@@ -283,18 +257,6 @@ def sums_restored(plan: Plan, arrays: Arrays, name: str = "sums") -> dict[str, A
 def below(name: str, arrays: Arrays) -> Arrays:
     """The arrays whose name begins with ``name`` and a dot, by the rest of it."""
     return {key.removeprefix(f"{name}."): value for key, value in arrays.items() if key.startswith(f"{name}.")}
-
-
-@contextmanager
-def refused(chunk: Parted) -> Iterator[None]:
-    """Turn what a detector refuses of the rows that are learned into InvalidInput that says where they are."""
-    try:
-        yield
-    except RowError as error:
-        place = int(np.flatnonzero(~chunk.held)[error.row])
-        raise InvalidInput(f"not to be learned: {chunk.chunk.where(place)} {error.wrong}", "#/data") from None
-    except ValueError as error:
-        raise InvalidInput(f"not to be learned: {chunk.chunk.placed(str(error))}", "#/data") from None
 
 
 def _smallest(inputs: dict[int, Any]) -> dict[int, Any]:

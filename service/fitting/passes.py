@@ -13,7 +13,8 @@ from service.engine import Fitted
 from service.features import Progress
 from service.fitting.checkpoint import Checkpoint
 from service.fitting.features import Extraction
-from service.fitting.gathering import Gathering, Parted, Plan, add, refused, sums_arrays, sums_restored
+from service.fitting.gathering import Gathering, Plan, add, sums_arrays, sums_restored
+from service.fitting.parted import Parted, refused
 from service.sources import Loss, Losses, Source
 from service.sources.ahead import abreast, ahead
 from service.sources.parts import rows_of
@@ -151,7 +152,7 @@ def parted(
     """
     read = source.walk if extraction.extractor else source.steps
     chunks = read(start, chunk_rows(source), losses, stop)
-    return ahead((Parted.of(*extraction(chunk, losses), plan) for chunk in chunks), depth=1)
+    return ahead((Parted.of(*extraction(chunk, losses), plan.recipe.seed, plan.share) for chunk in chunks), depth=1)
 
 
 def _walk(

@@ -109,7 +109,8 @@ def test_what_comes_to_the_client_does_not_grow_with_the_rows(
         assert 0 < len(held) <= task.plan().most_held
         assert whole < data.nbytes / 5
         sizes.append(whole - len(serialize_bytes(held)))
-    assert abs(sizes[1] - sizes[0]) < data[0].nbytes, "not one row more; whole numbers take some bytes more or less"
+    # Whole numbers take some bytes more or less, and so do arrays, by which of them have been to another worker.
+    assert abs(sizes[1] - sizes[0]) < 4 * data[0].nbytes, "18 000 rows more are not four rows more"
 
 
 def test_one_part_and_processes_of_this_machine(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,54 @@
+"""The rows of a chunk as a fit takes them in: some are held out, the others learned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detectors.rows import RowError
+from service.errors import InvalidInput
+from service.features import Batch, Features
+from service.reserve import digests_of
+from service.sources import Chunk, hashed, held_out
+
+
+@dataclass(frozen=True, slots=True)
+class Parted:
+    """The rows of a chunk, parted into those that are held out and those that are learned."""
+
+    chunk: Chunk
+    features: Features  # (n, d), of all rows; finite
+    hashes: NDArray[np.uint64]  # (n,), of their keys
+    held: NDArray[np.bool_]  # (n,)
+    rows: Features  # features of the rows that are learned
+    labels: NDArray[Any] | None  # their classes
+    inputs: Batch  # raw inputs of the rows that are held out
+    digests: NDArray[np.uint64]  # of those
+
+    @classmethod
+    def of(cls, chunk: Chunk, features: Features, seed: int, share: float) -> Parted:
+        """A chunk with its ``features`` (n, d), of whose rows those are held out whose hashes, seeded, fall under ``share``."""
+        hashes = hashed(chunk.keys, seed)
+        held = held_out(hashes, share)
+        inputs = Batch(rows=chunk.rows, images=chunk.images).take(np.flatnonzero(held))
+        rows, labels = features, chunk.labels
+        if held.any():
+            rows, labels = features[~held], None if labels is None else labels[~held]
+        return cls(chunk, features, hashes, held, rows, labels, inputs, digests_of(inputs))
+
+
+@contextmanager
+def refused(chunk: Parted) -> Iterator[None]:
+    """Turn what a detector refuses of the rows that are learned into InvalidInput that says where they are."""
+    try:
+        yield
+    except RowError as error:
+        place = int(np.flatnonzero(~chunk.held)[error.row])
+        raise InvalidInput(f"not to be learned: {chunk.chunk.where(place)} {error.wrong}", "#/data") from None
+    except ValueError as error:
+        raise InvalidInput(f"not to be learned: {chunk.chunk.placed(str(error))}", "#/data") from None
