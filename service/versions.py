@@ -110,9 +110,7 @@ class Versions:
             return loaded
         number = self._routes([name])[name].number(name, reference)
         loaded = self._load(name, number)
-        with self._lock:
-            self._serving[name, reference] = number
-            self._evict()
+        self._serve(name, reference, number)
         return loaded
 
     def start(self) -> None:
@@ -209,9 +207,7 @@ class Versions:
         except errors.VersionRefused:
             pass  # what served before goes on serving; `refused` and the metrics tell of it
         else:
-            with self._lock:
-                self._serving[name, reference] = number
-                self._evict()
+            self._serve(name, reference, number)
 
     def _routes(self, names: Iterable[str]) -> dict[str, Routing]:
         routings = routes(self._store, names)
@@ -253,11 +249,15 @@ class Versions:
             self._loaded.put(key, loaded, loaded.bytes)
         return loaded
 
-    def _evict(self) -> None:
-        """Drop the versions used least recently, down to the bounds, but none that a pinned name means.
+    def _serve(self, name: str, reference: Reference, number: int) -> None:
+        """Point the reference at a version that was loaded for it, which counts as used last, whatever was used since it was loaded."""
+        with self._lock:
+            self._serving[name, reference] = number
+            self._loaded.get((name, number))
+            self._evict()
 
-        Called when references have been pointed at what was loaded for them: what serves until then is not dropped for it.
-        """
+    def _evict(self) -> None:
+        """Drop the versions used least recently, down to the bounds, but none that a pinned name means."""
         pinned = {(name, self._serving[name, None]) for name in self._settings.pinned if (name, None) in self._serving}
         for key in self._loaded.surplus(pinned):
             self._unload(*key)

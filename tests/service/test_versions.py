@@ -138,6 +138,27 @@ def test_a_version_is_loaded_and_checked_before_it_serves(embedded_store: Store,
     assert None not in seen and {loaded.number for loaded in seen} == {1, 2}
 
 
+def test_a_version_just_loaded_stays_whatever_is_used_before_it_serves(
+    monkeypatch: pytest.MonkeyPatch, embedded_store: Store, versions: Made
+) -> None:
+    """Requests for the version that still serves do not make the new one the one used least recently."""
+    publish(embedded_store, "a", 1, 2)
+    made = versions(max_loaded_versions=1)
+    made.get("a", None)
+    load = made._load
+
+    def loaded_and_the_other_used(name: str, number: int) -> Any:
+        found = load(name, number)
+        made.cached("a", None)
+        return found
+
+    monkeypatch.setattr(made, "_load", loaded_and_the_other_used)
+    for number in (1, 2, 1):
+        embedded_store.move_alias("a", "champion", number)
+        made.refresh()
+        assert made.cached("a", None).number == number
+
+
 def test_a_pinned_name_that_none_can_have_is_refused() -> None:
     """With the name."""
     with pytest.raises(ValidationError, match="'a b' cannot name a detector"):
