@@ -10,13 +10,17 @@ from typing import Any
 import numpy as np
 
 from detectors.arrays import Matrix, Rows, Vector
+from detectors.threads import abreast
 
 NEGATIVE_SHARE = 1e-9  # of what a variance once was, that may be rounding when rows are taken out
+JOINED_ROWS = 64  # of matrices that are added up, at a time, which caches hold
 CENTRE_ROWS = 64  # that the centre of sums is taken from
 SAFE_RANGE = 1e4  # of values, and its inverse, between which they are not scaled before products in float32
 SINGLE_RANGE = 1e16  # of the largest squared length in a block, and its inverse, between which products in float32 are safe
 BLOCK_ROWS = 4096  # rows centred at a time, at most, so that no second copy of the data exists
 BLOCK_BYTES = 2**22  # of such rows, which caches hold
+PART_BLOCKS = 4  # that a thread sums at a time
+PART_BYTES = 2**25  # of sums, up to which each thread has its own; beyond, the products themselves are shared out among threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +88,28 @@ class Moments:
         some = block(slice(None, None, max(1, len(rows) // CENTRE_ROWS)))
         centre = _centre(some)
         unit = _unit(some - centre) if single else 1.0
-        sums = _Sums(len(centre))
-        buffer = sums.buffer(len(rows), np.float32 if single else np.float64)
-        for start in range(0, len(rows), len(buffer)):
-            some, about = block(slice(start, start + len(buffer))), centre
-            if unit != 1:
-                some, about = some / unit, centre / unit
-            with np.errstate(over="ignore"):  # float32 that overflows is added in float64; the fourth powers of what is huge are infinite
-                if not sums.add(some, about, buffer[: len(some)]):
-                    sums.add(some.astype(np.float64), about, sums.buffer(len(some), np.float64))
+        about = centre if unit == 1 else centre / unit
+
+        def summed(part: range) -> _Sums:
+            """Sums over the blocks that begin at each of ``part``."""
+            sums = _Sums(len(centre))
+            buffer = sums.buffer(part.step, kept)
+            for start in part:
+                some = block(slice(start, start + part.step))
+                some = some if unit == 1 else some / unit
+                with np.errstate(over="ignore"):  # float32 that overflows is added in float64; fourth powers of what is huge are infinite
+                    if not sums.add(some, about, buffer[: len(some)]):
+                        sums.add(some.astype(np.float64), about, sums.buffer(len(some), np.float64))
+            return sums
+
+        kept = np.float32 if single else np.float64
+        starts = range(0, len(rows), _block_rows(len(rows), len(centre), kept))
+        together = len(starts) if 8 * len(centre) ** 2 > PART_BYTES else PART_BLOCKS
+        parts = [starts[first : first + together] for first in range(0, len(starts), together)]
+        with abreast(summed, parts) as found:
+            sums = next(found)
+            for more in found:
+                sums.join(more)
         return sums.moments(len(rows), centre, unit)
 
     @classmethod
@@ -105,10 +122,13 @@ class Moments:
         count, mass = self.count + other.count, self.mass + other.mass
         apart = other.mean - self.mean
         mean = self.mean + apart * (other.mass / mass)
-        scatter = np.outer(apart * (self.mass * other.mass / mass), apart)
-        scatter += self.scatter
-        scatter += other.scatter
         left, right = self._about(mean), other._about(mean)
+        scatter, weighted = np.empty_like(self.scatter), apart * (self.mass * other.mass / mass)
+        for start in range(0, len(scatter), JOINED_ROWS):
+            some = slice(start, start + JOINED_ROWS)
+            between = np.outer(weighted[some], apart)
+            between += self.scatter[some]
+            np.add(between, other.scatter[some], out=scatter[some])
         quartic = left[1] + right[1]
         peaks = np.maximum(np.maximum(self.peaks, other.peaks), _sizes(scatter, quartic))
         square = (self.count * self.square + other.count * other.square) / count
@@ -169,10 +189,8 @@ class _Sums:
         self._quartic = 0.0
 
     def buffer(self, rows: int, kind: type[np.floating[Any]]) -> Rows:
-        """Room for a block of ``rows`` rows or fewer: those that caches hold, but so many that adding up their products costs little."""
-        columns = len(self._products)  # y, then its squared length, then 1
-        held = max(BLOCK_BYTES // (columns * np.dtype(kind).itemsize), 2 * columns)
-        return np.ones((min(held, BLOCK_ROWS, rows), columns), kind)
+        """Room for a block of so many rows: for y, then its squared length, then 1."""
+        return np.ones((rows, len(self._products)), kind)
 
     def add(self, rows: Rows, about: Vector, buffer: Rows) -> bool:
         """Add ``rows`` (n, d), centred ``about`` (d,), by products in the type of ``buffer`` (n, d + 2) unless they may leave its range."""
@@ -183,6 +201,11 @@ class _Sums:
         self._products += buffer.T @ buffer
         self._quartic += float(np.square(squares, dtype=np.float64).sum())
         return True
+
+    def join(self, other: _Sums) -> None:
+        """Add the sums of other rows about the same centre."""
+        self._products += other._products
+        self._quartic += other._quartic
 
     def moments(self, count: int, centre: Vector, unit: float) -> Moments:
         """The moments about the mean, which lies ``shift`` off ``centre``, of rows that were divided by ``unit``."""
@@ -198,6 +221,11 @@ class _Sums:
         quartic *= unit**4
         cubic = cubic - total * shift - 2 * along + 2 * count * length * shift
         return Moments(count, centre + shift * unit, scatter, cubic * unit**3, quartic, _sizes(scatter, quartic))
+
+
+def _block_rows(rows: int, width: int, kind: type[np.floating[Any]]) -> int:
+    """Rows in a block, of ``rows`` in all: those that caches hold, but so many that adding up their products costs little."""
+    return min(rows, BLOCK_ROWS, max(BLOCK_BYTES // ((width + 2) * np.dtype(kind).itemsize), 2 * (width + 2)))
 
 
 def _unit(spread: Rows) -> float:

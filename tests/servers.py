@@ -50,10 +50,21 @@ def eventually(condition: Callable[[], T], what: str, seconds: float = PATIENCE)
 
 def running(pid: int) -> bool:
     """Whether a process runs; one that has ended and that nobody has waited for yet does not."""
+    return _state(pid) != "Z"
+
+
+def stop(pid: int) -> None:
+    """Freeze a process, which must not have ended."""
+    os.kill(pid, signal.SIGSTOP)
+    assert eventually(lambda: {"T": "stopped", "Z": "ended"}.get(_state(pid)), "the process is stopped") == "stopped"
+
+
+def _state(pid: int) -> str:
+    """As the kernel has it: Z of a process that has ended."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
-        return False
+        return "Z"
 
 
 class Process:

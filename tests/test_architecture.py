@@ -11,7 +11,7 @@ PACKAGES = ("detectors", "models", "service")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
 ALLOWED = {
-    "detectors": {"detectors", "faiss", "numpy", "scipy", "sklearn"},
+    "detectors": {"detectors", "faiss", "numpy", "scipy", "sklearn", "threadpoolctl"},
     "models": {"models", "numpy", "onnx", "onnxruntime", "PIL", "google.protobuf"},
 }
 PURE = ROOT / "service" / "engine.py"  # fit and score: no web, no store

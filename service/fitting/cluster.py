@@ -182,6 +182,7 @@ def _gathered(part: int, order: Order) -> Gathered:
     gathering, losses = Gathering.begun(order.plan), order.losses()
     for chunk in order.chunks(part, losses):
         gathering.take(chunk, gathering.summed(chunk))
+    gathering.detectors.clear()  # which whoever needs them makes anew: no reason to send them
     return Gathered(gathering, losses.lost)
 
 

@@ -43,7 +43,8 @@ class Extraction:
             if chunk.rows is None:
                 raise InvalidInput("this detector takes rows of numbers, not images: it has no extractor", "#/data")
             with _refused(chunk):
-                return chunk, finite_rows(chunk.rows)
+                rows = numeric_rows(chunk.rows)
+                return chunk, finite_rows(rows) if chunk.rows.itemsize > rows.itemsize else rows  # sources give what is finite in its type
         if chunk.images is None or not self.extractor.takes_images:
             if chunk.rows is None or self.extractor.takes_images:
                 raise InvalidInput("the extractor takes " + ("images, not rows" if chunk.images is None else "rows, not images"), "#/data")

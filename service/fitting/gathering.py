@@ -101,10 +101,12 @@ class Gathering:
 
     def summed(self, chunk: Parted) -> dict[str, Any]:
         """Sums over the learned rows of a chunk, by type; nothing is changed. Raises InvalidInput for rows that cannot be learned."""
-        found = {}
-        for kind in self.plan.additive if len(chunk.rows) else ():
+        if not (chunk.learned and self.plan.additive):
+            return {}
+        found, rows, labels = {}, chunk.rows(), chunk.labels()
+        for kind in self.plan.additive:
             with refused(chunk):
-                found[kind] = self._additive(kind).sums(chunk.rows, chunk.labels if REGISTRY[kind].LABELLED else None, assume_finite=True)
+                found[kind] = self._additive(kind).sums(rows, labels if REGISTRY[kind].LABELLED else None, assume_finite=True)
         return found
 
     def take(self, chunk: Parted, sums: dict[str, Any]) -> None:
@@ -117,15 +119,13 @@ class Gathering:
             hashes = chunk.hashes[chunk.held]
             self.held.offer(hashes, {"rows": chunk.features[chunk.held], "digests": chunk.digests})
             self._keep_inputs(hashes, chunk.inputs)
-        rows, labels = chunk.rows, chunk.labels
-        if not len(rows):
-            return
-        self.learned += len(rows)
+        self.learned += chunk.learned
         for kind, more in sums.items():
             add(self.sums, kind, more)
-        if self.plan.sampled:
-            beside = {} if labels is None else {"labels": checked(labels, len(rows), "a fit")}
-            self.sample.offer(chunk.hashes[~chunk.held], {"rows": rows, **beside})
+        if self.plan.sampled and chunk.learned:
+            labels = chunk.labels()
+            beside = {} if labels is None else {"labels": checked(labels, chunk.learned, "a fit")}
+            self.sample.offer(chunk.hashes[~chunk.held], {"rows": chunk.rows(), **beside})
 
     def join(self, other: Gathering) -> None:
         """Take in what ``other`` has."""

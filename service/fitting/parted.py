@@ -25,8 +25,6 @@ class Parted:
     features: Features  # (n, d), of all rows; finite
     hashes: NDArray[np.uint64]  # (n,), of their keys
     held: NDArray[np.bool_]  # (n,)
-    rows: Features  # features of the rows that are learned
-    labels: NDArray[Any] | None  # their classes
     inputs: Batch  # raw inputs of the rows that are held out
     digests: NDArray[np.uint64]  # of those
 
@@ -36,10 +34,20 @@ class Parted:
         hashes = hashed(chunk.keys, seed)
         held = held_out(hashes, share)
         inputs = Batch(rows=chunk.rows, images=chunk.images).take(np.flatnonzero(held))
-        rows, labels = features, chunk.labels
-        if held.any():
-            rows, labels = features[~held], None if labels is None else labels[~held]
-        return cls(chunk, features, hashes, held, rows, labels, inputs, digests_of(inputs))
+        return cls(chunk, features, hashes, held, inputs, digests_of(inputs))
+
+    @property
+    def learned(self) -> int:
+        """Number of the rows that are learned."""
+        return len(self.held) - int(np.count_nonzero(self.held))
+
+    def rows(self) -> Features:
+        """Features of the rows that are learned: a copy, made anew by who asks, in the caches of whose core it then is."""
+        return self.features[~self.held] if self.held.any() else self.features
+
+    def labels(self) -> NDArray[Any] | None:
+        """Classes of the rows that are learned."""
+        return None if self.chunk.labels is None else self.chunk.labels[~self.held]
 
 
 @contextmanager

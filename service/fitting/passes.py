@@ -58,8 +58,9 @@ class Second:
 
     def summed(self, chunk: Parted) -> dict[str, Any]:
         """Sums over the rows of a chunk that the first pass learned, by type; nothing is changed."""
+        rows = chunk.rows()
         with refused(chunk):
-            return {kind: look(chunk.rows) for kind, look in self.looks.items() if len(chunk.rows)}
+            return {kind: look(rows) for kind, look in self.looks.items() if len(rows)}
 
     def join(self, sums: dict[str, Any]) -> None:
         """Take in the sums of other rows."""
@@ -89,11 +90,11 @@ def summing_threads(plan: Plan, cores: int) -> int:
 
 
 def held_bytes(plan: Plan, threads: int, chunk: int) -> int:
-    """Of chunks of so many bytes on their way at a time, at most, each with a copy of the rows that are learned, and of their sums.
+    """Of chunks of so many bytes on their way at a time, at most, of copies of the rows that are learned, and of their sums.
 
-    One chunk is in the making, one waits, one is taken in, and each thread sums one.
+    One chunk is in the making, one waits, one is taken in, and each thread sums one; who takes in or sums makes a copy.
     """
-    return 2 * chunk * (3 + threads) + threads * SUMS_MATRICES * 8 * sum(level.width for level in plan.levels) ** 2
+    return chunk * (4 + 2 * threads) + threads * SUMS_MATRICES * 8 * sum(level.width for level in plan.levels) ** 2
 
 
 def fit(

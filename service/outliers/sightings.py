@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import io
 import logging
+import secrets
 import threading
 import time
-import uuid
 from collections import deque
 from dataclasses import dataclass
 from itertools import chain
@@ -62,13 +62,14 @@ class Sighting:
     @classmethod
     def of(cls, loaded: Loaded, verdicts: Verdicts, asked: Asked | None) -> Sighting | None:
         """None where no row is an outlier."""
-        found = np.flatnonzero(verdicts.is_outlier)
-        if not len(found):
+        chosen = np.flatnonzero(verdicts.is_outlier)
+        if not len(chosen):
             return None
-        highest = np.argsort(-verdicts.scores[found], kind="stable")[:MOST_OF_A_BATCH]
-        chosen = np.sort(found[highest])
+        if len(chosen) > MOST_OF_A_BATCH:
+            highest = np.argsort(-verdicts.scores[chosen], kind="stable")[:MOST_OF_A_BATCH]
+            chosen = np.sort(chosen[highest])
         keys, images = asked.keys if asked else None, asked.batch.images if asked and asked.batch else None
-        request = asked.request if asked and asked.request else uuid.uuid4().hex[:16]
+        request = asked.request if asked and asked.request else secrets.token_hex(8)
         return cls(
             loaded,
             time.time(),
@@ -77,7 +78,7 @@ class Sighting:
             verdicts.scores[chosen],
             verdicts.p_values[chosen],
             verdicts.features[chosen],
-            [images[i] for i in chosen] if images is not None else [],
+            [images[i] for i in chosen.tolist()] if images is not None else [],
         )
 
     @property

@@ -10,7 +10,7 @@ from tests.detectors.test_ordeal import fitted
 
 # Without shrinkage the directions never seen take an eigendecomposition: too long for a test.
 PARAMETERS = {"class_gaussian": {"covariance": "oas"}}
-MATRICES = {"gaussian": 5, "class_gaussian": 6, "robust_shrinkage": 7}  # of 10 000 columns by 10 000, 0.8 GB each
+MATRICES = {"gaussian": 5, "class_gaussian": 6, "robust_shrinkage": 6}  # of 10 000 columns by 10 000, 0.8 GB each
 NO_MATRIX = 0.1  # of one: what all others do with
 
 

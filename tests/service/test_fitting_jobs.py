@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 
 from service.fitting.passes import Nowhere
-from tests.servers import RedisServer, eventually, running
+from tests.servers import RedisServer, eventually, running, stop
 from tests.service.fits import AT, fit, rows, task_of, write_parts
 from tests.service.samples import read_whole
 from tests.service.served import npy
 from tests.service.working import Shop, WorkerProcess, children, shop
 
 COUNT, WIDTH = 40_000, 8
+MOMENT = 0.02  # seconds, in which no job of so many files is done
 OPTIONS = {"parameters": {"reduce": "pca", "kept_variance": 0.9}, "alpha": 0.05}
 
 
@@ -72,9 +73,17 @@ def checkpointed(here: Shop, durable: RedisServer, name: str) -> bool:
 
 
 def in_the_middle(here: Shop, durable: RedisServer, name: str, job: str, working: WorkerProcess) -> int:
-    """The process of the job, stopped after a checkpoint and before its end."""
-    eventually(lambda: checkpointed(here, durable, name), "there is a checkpoint")
-    return here.held(job, working)
+    """The process of the job, stopped after a checkpoint and before its end: till then it goes on for a moment at a time."""
+    process = here.held(job, working)
+
+    def moved() -> bool:
+        os.kill(process, signal.SIGCONT)
+        time.sleep(MOMENT)
+        stop(process)
+        return checkpointed(here, durable, name)
+
+    eventually(moved, "there is a checkpoint")
+    return process
 
 
 def poisoned(data: Path) -> Path:
@@ -103,8 +112,7 @@ def test_another_worker_goes_on_where_a_killed_one_was(
     finally:
         file.write_bytes(before)
         os.utime(file, (AT, AT))
-        with suppress(ProcessLookupError):  # a stopped process that lost its parent may have ended by itself
-            os.kill(orphan, signal.SIGCONT)
+        os.kill(orphan, signal.SIGCONT)
     assert (ended["error"], ended["attempts"], here.store.numbers(name)) == (None, 2, [1])
     eventually(lambda: not running(orphan), "the orphan has noticed that its worker is gone")
     assert not checkpointed(here, durable, name)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +15,7 @@ from service import attachment
 from service.jobs.queue import Jobs
 from service.settings import Settings
 from service.store import Store
-from tests.servers import Process, ServiceProcess, eventually
+from tests.servers import Process, ServiceProcess, eventually, stop
 from tests.service.served import rows
 
 ROOT = Path(__file__).parents[2]
@@ -98,7 +96,7 @@ class Shop:
     def _frozen(self, job_id: str, worker: WorkerProcess) -> int:
         for pid in children(worker.process.pid):
             if b"service.jobs.work\0" in Path(f"/proc/{pid}/cmdline").read_bytes():  # not the worker's own copy, which waits to become it
-                os.kill(pid, signal.SIGSTOP)
+                stop(pid)
                 return pid
         assert self.jobs.get(job_id).state in ("queued", "running")
         return 0
