@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import log2
@@ -79,8 +80,11 @@ class Moments:
         and adds the products up in float64: the scatter then errs by some 1e-7 of its largest entries, at any offset. Sums
         are taken about a centre from a few of the rows, and moved to the mean at the end; in a constant column that centre is
         its value, so that it has no variance at all, not that of its rounding.
+
+        Several blocks at a time are summed beside each other, by as many threads as BLAS may have; the sums do not depend on how many.
         """
         kind = np.float32 if single and rows.dtype in (np.float16, np.float32) else np.float64
+        multiplied, own = np.float32 if single else np.float64, threading.local()
 
         def block(chosen: slice) -> Rows:
             return prepared(rows[chosen].astype(kind, copy=False))
@@ -93,17 +97,17 @@ class Moments:
         def summed(part: range) -> _Sums:
             """Sums over the blocks that begin at each of ``part``."""
             sums = _Sums(len(centre))
-            buffer = sums.buffer(part.step, kept)
+            if not hasattr(own, "buffer"):
+                own.buffer = sums.buffer(part.step, multiplied)
             for start in part:
                 some = block(slice(start, start + part.step))
                 some = some if unit == 1 else some / unit
                 with np.errstate(over="ignore"):  # float32 that overflows is added in float64; fourth powers of what is huge are infinite
-                    if not sums.add(some, about, buffer[: len(some)]):
+                    if not sums.add(some, about, own.buffer[: len(some)]):
                         sums.add(some.astype(np.float64), about, sums.buffer(len(some), np.float64))
             return sums
 
-        kept = np.float32 if single else np.float64
-        starts = range(0, len(rows), _block_rows(len(rows), len(centre), kept))
+        starts = range(0, len(rows), _block_rows(len(rows), len(centre), multiplied))
         together = len(starts) if 8 * len(centre) ** 2 > PART_BYTES else PART_BLOCKS
         parts = [starts[first : first + together] for first in range(0, len(starts), together)]
         with abreast(summed, parts) as found:
