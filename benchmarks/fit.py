@@ -262,8 +262,8 @@ def judged(file, memory, share):
         ("a fit that sums by one core and reads by another the same", f"{slower[single]:.2f}", slower[single] <= 1.3),
         ("in at most 400 MiB", f"{peak:.0f} MiB", peak <= 400),
         *(
-            (aim, f"{times(of, ours, peer):.1f}; the bare product {times(of, product, peer):.1f}", times(of, ours, peer) >= least)
-            for aim, (least, of, ours, product, peer) in faster.items()
+            (aim, f"{times(of, ours, peer):.1f}; the bare product {times(of, alone, peer):.1f}", times(of, ours, peer) >= least)
+            for aim, (least, of, ours, alone, peer) in faster.items()
         ),
         *([("images at 0.85 of the best rate of onnxruntime", f"{share:.2f}", share >= 0.85)] if share is not None else []),
     ]

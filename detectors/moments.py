@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import log2
+from math import ceil, log2
 from typing import Any
 
 import numpy as np
 
 from detectors.arrays import Matrix, Rows, Vector
-from detectors.threads import abreast
+from detectors.threads import shared_out
 
 NEGATIVE_SHARE = 1e-9  # of what a variance once was, that may be rounding when rows are taken out
 JOINED_ROWS = 64  # of matrices that are added up, at a time, which caches hold
@@ -20,8 +20,9 @@ SAFE_RANGE = 1e4  # of values, and its inverse, between which they are not scale
 SINGLE_RANGE = 1e16  # of the largest squared length in a block, and its inverse, between which products in float32 are safe
 BLOCK_ROWS = 4096  # rows centred at a time, at most, so that no second copy of the data exists
 BLOCK_BYTES = 2**22  # of such rows, which caches hold
-PART_BLOCKS = 4  # that a thread sums at a time
-PART_BYTES = 2**25  # of sums, up to which each thread has its own; beyond, the products themselves are shared out among threads
+PART_PRODUCTS = 2e9  # of numbers, that a thread adds up at a time, at least
+THREADS, THREADS_BYTES = 8, 2**28  # that sum beside each other, at most, and of memory that they take, of THREAD_MATRICES (d, d) each
+THREAD_MATRICES = 3  # its sums, the products of a block, and the block
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,8 @@ class Moments:
         are taken about a centre from a few of the rows, and moved to the mean at the end; in a constant column that centre is
         its value, so that it has no variance at all, not that of its rounding.
 
-        Several blocks at a time are summed beside each other, by as many threads as BLAS may have; the sums do not depend on how many.
+        Many rows are summed in parts beside each other, by as many threads as BLAS may have: up to 8, which take up to 256 MB. The sums do
+        not depend on how many, but where there is one part, whose products then have all threads of BLAS.
         """
         kind = np.float32 if single and rows.dtype in (np.float16, np.float32) else np.float64
         multiplied, own = np.float32 if single else np.float64, threading.local()
@@ -107,10 +109,12 @@ class Moments:
                         sums.add(some.astype(np.float64), about, sums.buffer(len(some), np.float64))
             return sums
 
+        squared = max(len(centre), 1) ** 2
+        threads = min(THREADS, THREADS_BYTES // (THREAD_MATRICES * 8 * squared))
         starts = range(0, len(rows), _block_rows(len(rows), len(centre), multiplied))
-        together = len(starts) if 8 * len(centre) ** 2 > PART_BYTES else PART_BLOCKS
+        together = ceil(PART_PRODUCTS / (starts.step * squared)) if threads > 1 else len(starts)
         parts = [starts[first : first + together] for first in range(0, len(starts), together)]
-        with abreast(summed, parts) as found:
+        with shared_out(summed, parts, threads) as found:
             sums = next(found)
             for more in found:
                 sums.join(more)

@@ -38,14 +38,15 @@ export function drawHistogram(chart, bars, alpha) {
   const y = (ratio) => bottom - (Math.min(ratio, top) / top) * (bottom - MARGIN.top);
   const step = (width - MARGIN.left - MARGIN.right) / bars.length;
   const x = (index) => MARGIN.left + index * step;
-  const edge = (value) => fitting(step < 5 * LETTER ? String(value).slice(1) : String(value), step);
+  const edge = (value) => fitting([step < 5 * LETTER ? String(value).slice(1) : String(value)], step);
+  const cut = ({ ratio }) => fitting([`${brief(ratio)}×`, `${Math.round(ratio)}×`, `${Math.round(ratio)}`], step - 4);
   const ticks = [0, 1, 2, 3, 4].filter((tick) => tick <= top);
   chart.setAttribute("aria-label", `Histogram of the p-values of ${whole(bars.reduce((sum, bar) => sum + bar.rows, 0))} rows, also below as a table`);
   chart.replaceChildren(
     ...ticks.map((tick) => line(MARGIN.left, y(tick), width - MARGIN.right, y(tick), "grid")),
     ...ticks.map((tick) => text(MARGIN.left - 8, y(tick) + 4, `${tick}×`, "end")),
     ...bars.map((bar, index) => column(bar, x(index) + 1.5, y(bar.ratio), step - 3, bottom, bar.high <= alpha)),
-    ...bars.filter((bar) => bar.ratio > top).map((bar) => text(x(bars.indexOf(bar)) + step / 2, MARGIN.top - 5, `${brief(bar.ratio)}×`)),
+    ...bars.filter((bar) => bar.ratio > top).map((bar) => text(x(bars.indexOf(bar)) + step / 2, MARGIN.top - 5, cut(bar))),
     line(MARGIN.left, y(1), width - MARGIN.right, y(1), "limit"),
     ...bars.slice(1).map((bar, index) => text(x(index + 1), height - 5, edge(bar.low))),
     text(MARGIN.left, height - 5, "0"),
@@ -53,7 +54,8 @@ export function drawHistogram(chart, bars, alpha) {
   );
 }
 
-const fitting = (label, room) => (label.length * LETTER <= room ? label : "");
+/** The first of `labels` for which there is room. */
+const fitting = (labels, room) => labels.find((label) => label.length * LETTER <= room) ?? "";
 
 function column(bar, x, y, width, bottom, alarming) {
   const shape = svg("rect", { x, y, width, height: Math.max(bottom - y, 0), rx: 2, class: alarming ? "column alarming" : "column" });

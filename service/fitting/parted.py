@@ -42,7 +42,7 @@ class Parted:
         return len(self.held) - int(np.count_nonzero(self.held))
 
     def rows(self) -> Features:
-        """Features of the rows that are learned: a copy, made anew by who asks, in the caches of whose core it then is."""
+        """Features of the rows that are learned; where some are held out a copy, made anew for who asks, in the caches of their core."""
         return self.features[~self.held] if self.held.any() else self.features
 
     def labels(self) -> NDArray[Any] | None:

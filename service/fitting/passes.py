@@ -85,8 +85,13 @@ class Position:
 
 def summing_threads(plan: Plan, cores: int) -> int:
     """How many threads sum chunks beside each other: as many as there are ``cores``, fewer where rows are so wide that sums take memory."""
+    return max(1, min(cores, most_threads(plan)))
+
+
+def most_threads(plan: Plan) -> int:
+    """As many as may sum chunks beside each other on any machine; fewer than two for rows of more than 2047 features."""
     width = sum(level.width for level in plan.levels)
-    return max(1, min(cores, THREADS, SUMS_BYTES // (SUMS_MATRICES * 8 * width**2)))
+    return min(THREADS, SUMS_BYTES // (SUMS_MATRICES * 8 * width**2))
 
 
 def held_bytes(plan: Plan, threads: int, chunk: int) -> int:
@@ -103,7 +108,7 @@ def fit(
     """Fit in one pass over ``source``, or two where a detector needs them, from the last checkpoint of ``keeper`` on.
 
     The same data, plan and checkpoints give the same sums to the last bit, wherever the fit was interrupted, and whatever number of
-    ``threads`` sums chunks. Raises InvalidInput.
+    ``threads`` sums chunks; of more than 2047 features, on machines of as many cores. Raises InvalidInput.
     """
     position, gathering, second = Position(), Gathering.begun(plan), Second()
     if found := keeper.load():
@@ -121,8 +126,8 @@ def fit(
         chunks = parted(source, plan, extraction, losses, (start.part, start.row))
         return _walk(abreast(summed, chunks, threads), start, source.rows or 0, progress)
 
-    # One core makes chunks ready, the others are shared out among the threads.
-    with threadpool_limits(max(((os.cpu_count() or 1) - 1) // threads, 1), user_api="blas"):
+    # Where rows are so wide that one thread sums, its products have all cores but the one that makes chunks ready.
+    with threadpool_limits(1 if most_threads(plan) > 1 else max((os.cpu_count() or 1) - 1, 1), user_api="blas"):
         if not position.looking:
             for one, sums, after in walk(position, losses, gathering.summed):
                 gathering.take(one, sums)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect
 
+from detectors import Gaussian, RobustShrinkage
 from service import engine
 from service.drift.monitor import Drift
 from service.errors import ServiceError
@@ -29,7 +30,8 @@ log = logging.getLogger(__name__)
 # The most that is scored on the event loop at a time, where it makes the others wait for no more than a few times the way to a
 # thread and back, which python -m benchmarks.serving_path measures.
 INLINE_PRODUCTS = 5_000_000  # of one request, as rows times numbers in the state: rows * d**2 for a covariance
-TOGETHER_PRODUCTS = 14 * INLINE_PRODUCTS  # of several, which take less time than one by one: 256 rows of 512 in less than a millisecond
+TOGETHER_PRODUCTS = 4 * INLINE_PRODUCTS  # of several, which take less time than one by one
+TOGETHER_BY_COVARIANCE = 14 * INLINE_PRODUCTS  # the same of types whose score is one product: 256 rows of 512 in about a millisecond
 
 INLINE_BYTES = 2**17  # of a request that is decoded on the event loop
 COLLECTED_BYTES = 2**18  # of one for a network, which is decoded there to be joined with others: images stay encoded
@@ -142,8 +144,9 @@ class Judging:
         """Score as many of those that wait longest as may go together; the event loop has a turn before the next ones."""
         company, places = next(iter(self._waiting.items()))
         del self._waiting[company]
-        count, rows = 1, places[0].rows
-        while count < len(places) and little(places[0].loaded, rows := rows + places[count].rows, TOGETHER_PRODUCTS):
+        count, rows, loaded = 1, places[0].rows, places[0].loaded
+        most = TOGETHER_BY_COVARIANCE if _by_covariance(loaded) else TOGETHER_PRODUCTS
+        while count < len(places) and little(loaded, rows := rows + places[count].rows, most):
             count += 1
         if count < len(places):
             self._waiting[company] = places[count:]  # behind the others
@@ -266,6 +269,10 @@ def _company(loaded: Loaded, work: Work[Any], batch: Batch | None) -> Company:
     if batch.rows is None:
         return id(loaded), terms
     return id(loaded), terms, batch.rows.dtype, batch.rows.shape[1:]
+
+
+def _by_covariance(loaded: Loaded) -> bool:
+    return all(isinstance(detector, Gaussian | RobustShrinkage) for detector in loaded.fitted.judge.detectors)
 
 
 def little(loaded: Loaded, rows: int, most: int = INLINE_PRODUCTS) -> bool:

@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from threadpoolctl import threadpool_info, threadpool_limits
 
 from detectors.moments import BLOCK_ROWS, Moments
 from tests import naive
@@ -166,15 +165,3 @@ def test_rows_in_order_cost_no_precision():
     """A trend over the rows, of which the centre is taken from a few, leaves the scatter what it is."""
     rows = np.linspace(0, 1e6, 20_000)[:, None] + np.random.default_rng(0).normal(size=(20_000, 4))
     np.testing.assert_allclose(Moments.of(rows).scatter, np.cov(rows.T, bias=True) * len(rows), rtol=1e-9)
-
-
-def test_any_number_of_threads_gives_the_same_bits():
-    """Rows of several parts, summed by one thread and by three; the limit of others is left as it was."""
-    rows = np.random.default_rng(0).normal(size=(10 * BLOCK_ROWS, WIDTH)) + 5
-    found = []
-    for threads in (1, 3):
-        with threadpool_limits(threads, user_api="blas"):
-            found.append(Moments.of(rows))
-            assert {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"} == {threads}
-    for name in FIELDS:
-        np.testing.assert_array_equal(getattr(found[0], name), getattr(found[1], name), err_msg=name)
