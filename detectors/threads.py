@@ -50,10 +50,10 @@ def _limited(opened: ExitStack, most: int) -> int:
         return 1
     opened.callback(_ONE.release)
     libraries = _blas()
-    threads = min(most, _threads_of(libraries))
+    threads = min([most, *_threads_of(libraries)])
     if threads > 1:
         opened.enter_context(libraries.limit(limits=1))
-        threads = threads if _threads_of(libraries) == 1 else 1  # others hold their limit
+        threads = threads if set(_threads_of(libraries)) == {1} else 1  # others hold their limit
     return threads
 
 
@@ -63,5 +63,5 @@ def _blas() -> Any:
     return ThreadpoolController().select(user_api="blas")
 
 
-def _threads_of(libraries: Any) -> int:
-    return max((library.get_num_threads() for library in libraries.lib_controllers), default=1)
+def _threads_of(libraries: Any) -> list[int]:
+    return [library.get_num_threads() for library in libraries.lib_controllers]

@@ -132,7 +132,7 @@ def _local(distributed: Any, address: str) -> Any:
     count = address.removeprefix("local:")
     if not count.isdecimal() or not 1 <= int(count) <= MOST_LOCAL:
         raise InvalidInput(f"cluster {address!r} must be the address of a scheduler, or local:N for N processes here", "#/cluster")
-    quiet = {"dashboard_address": "127.0.0.1:0", "silence_logs": logging.ERROR}  # what it says of its end is nobody's business
+    quiet = {"dashboard_address": "127.0.0.1:0", "silence_logs": logging.CRITICAL}  # what workers say of their end is nobody's business
     return distributed.LocalCluster(n_workers=int(count), threads_per_worker=1, processes=True, **quiet)
 
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 from starlette.requests import ClientDisconnect
 
-from service import archive, errors
+from service import archive, engine, errors
+from service.features import Batch
 from service.gate import Gate
 from service.manifest import Source
+from service.recipe import Recipe
 from service.schemas import Options
 from service.scoring import judging, scoring
 from service.scoring.callers import Caller
@@ -49,8 +50,8 @@ class Told:
         return [len(requests) for _, requests in self.batches]
 
 
-def version(scale: float = 1.0, name: str = "pumps") -> Loaded:
-    detector = fitted(scale)
+def version(scale: float = 1.0, name: str = "pumps", kind: str = "gaussian") -> Loaded:
+    detector = fitted(scale) if kind == "gaussian" else engine.fit(Recipe(type=kind, alpha=0.05), Batch(rows=rows(300)))
     manifest, _ = archive.pack(detector, name, Source(name="rows", rows=1, sha256="0" * 64))
     return Loaded(name, 1, manifest, detector)
 
@@ -169,17 +170,11 @@ def test_who_has_left_is_not_scored() -> None:
     assert [len(verdicts.scores) for verdicts, _ in told.batches] == [8]
 
 
-@contextmanager
-def most(rows_at_once: int) -> Iterator[None]:
-    """As if so many rows were all that may be scored on the event loop at a time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(judging, "TOGETHER_PRODUCTS", rows_at_once * LOADED.manifest.state_bytes / 8)
-        yield
-
-
-def test_no_more_are_scored_at_a_time_than_the_loop_can_spare() -> None:
-    """The next ones have their turn after the others that wait, in the order in which they came."""
-    with most(10):
-        tasks = [task(rows(4)), task(rows(4)), task(rows(4)), task(rows(10)), task(rows(3), alpha=0.2), task(rows(1))]
-        _, told = answers(tasks)
+@pytest.mark.parametrize(("kind", "limit"), [("gaussian", "TOGETHER_BY_COVARIANCE"), ("knn", "TOGETHER_PRODUCTS")])
+def test_no_more_are_scored_at_a_time_than_the_loop_can_spare(monkeypatch: pytest.MonkeyPatch, kind: str, limit: str) -> None:
+    """The next ones have their turn after the others that wait, in the order in which they came; so much is one product of a covariance."""
+    loaded = version(kind=kind)
+    monkeypatch.setattr(judging, limit, 10 * loaded.manifest.state_bytes / 8)
+    tasks = [task(rows(4)), task(rows(4)), task(rows(4)), task(rows(10)), task(rows(3), alpha=0.2), task(rows(1))]
+    _, told = answers([(loaded, one) for one in tasks])
     assert [[len(work.batch) for work in requests] for _, requests in told.batches] == [[4, 4], [3], [4], [10], [1]]
