@@ -33,16 +33,12 @@ class BodyDeadline:
             if not expecting:
                 return await receive()
             start, allowed = time.monotonic(), self._seconds + received / LEAST_RATE
-            clock = Clock(allowed - waited)
             try:
-                message = await receive()
-            except asyncio.CancelledError:
-                if not clock.cancelled_alone():
-                    raise
+                async with asyncio.timeout(allowed - waited):
+                    message = await receive()
+            except TimeoutError:
                 detail = f"{received} bytes of the body came within {allowed:.0f} seconds, and that is too slow"
                 raise HTTPException(408, detail, {"Connection": "close"}) from None
-            finally:
-                clock.stop()
             waited += time.monotonic() - start
             received += len(message.get("body", b""))
             expecting = message.get("more_body", False)
@@ -81,24 +77,3 @@ class HeadDeadline(HttpToolsProtocol):
     def _late(self) -> None:
         if self.cycle is None or self.cycle.response_complete:  # else the next request is being answered already
             self.transport.close()
-
-
-class Clock:
-    """Cancels the task that made it after some seconds: what asyncio.timeout does, at a sixth of the cost for each message of a body."""
-
-    def __init__(self, seconds: float) -> None:
-        task = asyncio.current_task()
-        assert task  # noqa: S101  # a coroutine is asking
-        self._task, self._before, self._late = task, task.cancelling(), False
-        self._due = task.get_loop().call_later(seconds, self._cancel)
-
-    def _cancel(self) -> None:
-        self._late = True
-        self._task.cancel()
-
-    def cancelled_alone(self) -> bool:
-        """Take back what the clock has done to the task, which is being cancelled; whether nobody else is cancelling it."""
-        return self._late and self._task.uncancel() <= self._before
-
-    def stop(self) -> None:
-        self._due.cancel()

@@ -1,4 +1,4 @@
-"""The clock of a body cancels what waits for it, and nothing that others have cancelled is taken for its doing."""
+"""A body that is late is refused, and what others have cancelled is not taken for late."""
 
 from __future__ import annotations
 
