@@ -1,7 +1,8 @@
 """Sessions, threads and batches for an extractor on this machine, and the service beside the best of them.
 
 ``python -m benchmarks.arrangements`` prints the images a second that the bundled network takes in each arrangement, and those that
-``farfield serve`` scores for 64 clients that send one image each, in turns of the same run, so that a busy machine slows all alike.
+``farfield serve`` scores for 64 clients that send one image each, in turns of the same run, so that a busy machine slows all alike; and
+the processor time that an image takes of the best arrangement, of the service, and of its clients, which share the cores.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ import threading
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 import numpy as np
 from PIL import Image
 
-from benchmarks.serving_path import service
+from benchmarks.serving_path import processor_time, service
 from models import Extractor, bundled
 from models.bundled import BUNDLED
 from service import archive, engine
@@ -83,6 +85,13 @@ def in_process(arrangement, sessions, seconds):
     return sum(done) / (time.perf_counter() - start)
 
 
+def costed(work):
+    """What ``work`` gives, images a second, and the processor time of this process for each image."""
+    start, used = time.perf_counter(), time.process_time()
+    rate = work()
+    return rate, (time.process_time() - used) / (rate * (time.perf_counter() - start))
+
+
 async def served(url, body, seconds):
     """Images a second that are answered."""
     host, port = url.removeprefix("http://").split(":")
@@ -126,21 +135,31 @@ def main():
     cores = os.cpu_count() or 1
     print(f"{datetime.now(UTC):%Y-%m-%d}, {cores} cores, load {os.getloadavg()[0]:.1f}\n", flush=True)
     made = {each: [extractor(each.threads) for _ in range(1 if each.shared else each.callers)] for each in arrangements(cores)}
-    rates, over_http = {each: [] for each in made}, []
+    rates, over_http, of_service = {each: [] for each in made}, [], []
     loaded, blobs = version()
     stream = io.BytesIO()
     np.save(stream, pixels(extractor(1))[np.newaxis])
-    with service(loaded, blobs) as (url, _):
+    with service(loaded, blobs) as (url, process):
         for _ in range(given.turns):
             for each, sessions in made.items():
-                rates[each].append(in_process(each, sessions, given.seconds))
-            over_http.append(asyncio.run(served(url, stream.getvalue(), given.seconds)))
+                rates[each].append(costed(partial(in_process, each, sessions, given.seconds)))
+            start, used = time.perf_counter(), processor_time(process)
+            over_http.append(costed(lambda: asyncio.run(served(url, stream.getvalue(), given.seconds))))
+            of_service.append((processor_time(process) - used) / (over_http[-1][0] * (time.perf_counter() - start)))
     print("| sessions | callers | threads of each | batch | images/s |\n|--:|--:|--:|--:|--:|")
-    found = {each: statistics.median(rate) for each, rate in rates.items()}
+    found = {each: statistics.median(rate for rate, _ in turns) for each, turns in rates.items()}
     for each, rate in found.items():
         print(f"| {each} | {rate:.1f} |")
-    answered = statistics.median(over_http)
-    print(f"| `farfield serve`, {CLIENTS} clients | | | | {answered:.1f}, {answered / max(found.values()):.2f} of the best |")
+    answered = statistics.median(rate for rate, _ in over_http)
+    print(f"| `farfield serve`, {CLIENTS} clients | | | | {answered:.1f}, {answered / max(found.values()):.2f} of the best |\n")
+    best = rates[max(found, key=found.get)]
+    print("| processor time of an image | ms |\n|---|--:|")
+    for what, seconds in (
+        ("the best arrangement", [each for _, each in best]),
+        ("the service", of_service),
+        ("its clients", [each for _, each in over_http]),
+    ):
+        print(f"| {what} | {1000 * statistics.median(seconds):.1f} |")
 
 
 if __name__ == "__main__":
