@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import ceil, log2
+from itertools import pairwise
+from math import log2
 from typing import Any
 
 import numpy as np
 
 from detectors.arrays import Matrix, Rows, Vector
+from detectors.blas import add_square, mirror
 from detectors.threads import shared_out
 
 NEGATIVE_SHARE = 1e-9  # of what a variance once was, that may be rounding when rows are taken out
@@ -19,8 +21,9 @@ CENTRE_ROWS = 64  # that the centre of sums is taken from
 SAFE_RANGE = 1e4  # of values, and its inverse, between which they are not scaled before products in float32
 SINGLE_RANGE = 1e16  # of the largest squared length in a block, and its inverse, between which products in float32 are safe
 BLOCK_ROWS = 4096  # rows centred at a time, at most, so that no second copy of the data exists
-BLOCK_BYTES = 2**22  # of such rows, which caches hold
-PART_PRODUCTS = 2e9  # of numbers, that a thread adds up at a time, at least
+BLOCK_BYTES = 2**21  # of such rows, which caches hold
+LEAST_ROWS = 512  # in a block: fewer keep no product busy
+PART_ROWS, PART_NUMBERS = 4096, 2**21  # that a thread adds up at a time, at least: as long as a join of sums is short beside it
 THREADS, THREADS_BYTES = 8, 2**28  # that sum beside each other, at most, and of memory that they take, of THREAD_MATRICES (d, d) each
 THREAD_MATRICES = 3  # its sums, the products of a block, and the block
 
@@ -112,8 +115,7 @@ class Moments:
         squared = max(len(centre), 1) ** 2
         threads = min(THREADS, THREADS_BYTES // (THREAD_MATRICES * 8 * squared))
         starts = range(0, len(rows), _block_rows(len(rows), len(centre), multiplied))
-        together = ceil(PART_PRODUCTS / (starts.step * squared)) if threads > 1 else len(starts)
-        parts = [starts[first : first + together] for first in range(0, len(starts), together)]
+        parts = _parts(starts, len(rows), len(centre)) if threads > 1 else [starts]
         with shared_out(summed, parts, threads) as found:
             sums = next(found)
             for more in found:
@@ -188,7 +190,7 @@ class Moments:
 class _Sums:
     """Sums over centred rows y: of y, of y y^T, of |y|^2 y and of |y|^4.
 
-    All but the last are one product: that of the rows (y, |y|^2, 1) with themselves, which goes through memory once.
+    All but the last are one product: that of the rows (y, |y|^2, 1) with themselves, of which the lower triangle is kept.
     """
 
     def __init__(self, width: int) -> None:
@@ -204,9 +206,12 @@ class _Sums:
         """Add ``rows`` (n, d), centred ``about`` (d,), by products in the type of ``buffer`` (n, d + 2) unless they may leave its range."""
         centred = np.subtract(rows, about, out=buffer[:, : self._width], casting="same_kind")
         squares = np.vecdot(centred, centred, out=buffer[:, self._width])
-        if buffer.dtype == np.float32 and not 1 / SINGLE_RANGE < float(squares.max()) < SINGLE_RANGE:
-            return False
-        self._products += buffer.T @ buffer
+        if buffer.dtype == np.float32:
+            if not 1 / SINGLE_RANGE < float(squares.max()) < SINGLE_RANGE:
+                return False
+            self._products += buffer.T @ buffer
+        else:
+            add_square(buffer, self._products)
         self._quartic += float(np.square(squares, dtype=np.float64).sum())
         return True
 
@@ -217,6 +222,7 @@ class _Sums:
 
     def moments(self, count: int, centre: Vector, unit: float) -> Moments:
         """The moments about the mean, which lies ``shift`` off ``centre``, of rows that were divided by ``unit``."""
+        mirror(self._products)
         about, cubic, first = self._products[: self._width, : self._width], *self._products[self._width :, : self._width]
         shift = first / count
         length, along, total = float(shift @ shift), about @ shift, float(np.trace(about))
@@ -232,8 +238,17 @@ class _Sums:
 
 
 def _block_rows(rows: int, width: int, kind: type[np.floating[Any]]) -> int:
-    """Rows in a block, of ``rows`` in all: those that caches hold, but so many that adding up their products costs little."""
-    return min(rows, BLOCK_ROWS, max(BLOCK_BYTES // ((width + 2) * np.dtype(kind).itemsize), 2 * (width + 2)))
+    """Rows in a block, of ``rows`` in all: those that caches hold, but so many that their product is long beside its sum with others."""
+    least = 2 * (width + 2) if kind == np.float32 else max(LEAST_ROWS, width // 2)
+    return min(rows, BLOCK_ROWS, max(BLOCK_BYTES // ((width + 2) * np.dtype(kind).itemsize), least))
+
+
+def _parts(starts: range, rows: int, width: int) -> list[range]:
+    """``starts`` of blocks in parts of like length, each of enough rows; few are 1, 2, 4 or 8, which that many cores share evenly."""
+    count = max(1, rows // max(PART_ROWS, PART_NUMBERS // max(width, 1)))
+    count = min(len(starts), count if count > THREADS else 1 << (count - 1).bit_length())
+    edges = [len(starts) * part // count for part in range(count + 1)]
+    return [starts[first:last] for first, last in pairwise(edges)]
 
 
 def _unit(spread: Rows) -> float:

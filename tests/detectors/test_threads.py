@@ -12,7 +12,7 @@ from detectors.moments import Moments
 from detectors.threads import shared_out
 
 WIDTH = 256
-ROWS = np.random.default_rng(0).normal(size=(70_000, WIDTH)).astype(np.float32) + 5  # three parts in double precision, four in single
+ROWS = np.random.default_rng(0).normal(size=(70_000, WIDTH)).astype(np.float32) + 5  # of several parts
 
 
 def blas():
