@@ -29,6 +29,8 @@ ServiceError
   DeadlineExceeded     the time that the caller allows is over
   StoreUnavailable     the store did not answer
     StoreFull          it answered that it has no memory left
+  SourceUnavailable    data on another machine cannot be reached now; nothing is wrong with them
+  ClusterUnavailable   the Dask cluster does not answer, or was lost
   StartupError         the embedded store or the service cannot start
 """
 
@@ -165,6 +167,12 @@ class StoreUnavailable(ServiceError):
 class StoreFull(StoreUnavailable):
     public = "the store has no memory left; delete what is not needed (farfield gc), or give it more"
     retry_after = 10
+
+
+class SourceUnavailable(ServiceError): ...
+
+
+class ClusterUnavailable(ServiceError): ...
 
 
 class StartupError(ServiceError): ...

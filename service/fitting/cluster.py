@@ -17,7 +17,7 @@ from typing import Any
 
 from models import Device, Extractor, Preprocessing, Tap
 from service.engine import Fitted
-from service.errors import InvalidInput, StartupError
+from service.errors import ClusterUnavailable, InvalidInput, StartupError
 from service.features import Progress
 from service.fitting.features import Extraction
 from service.fitting.gathering import Gathering, Plan
@@ -78,7 +78,7 @@ class Gathered:
 
 
 def fit(task: Task, plan: Plan, progress: Progress) -> Fitted:
-    """Fit on the cluster that the task names. Raises InvalidInput for what the data are refused for, StartupError as ``client`` does."""
+    """Fit on the cluster that the task names. Raises InvalidInput for what the data are refused for, and what ``client`` raises."""
     with client(task.cluster or "") as connected:
         return fit_on(connected, task, plan, progress)
 
@@ -92,13 +92,14 @@ def fit_on(connected: Any, task: Task, plan: Plan, progress: Progress) -> Fitted
     whole: Gathered = _Told(task.source, "read", progress).result(connected, leaves, _joined)
     for loss in whole.lost:
         task.losses.add(loss.name, InvalidInput(loss.reason))
-    second: dict[str, Any] = {}
+    second = Second()
     if whole.gathering.looks():
         first = _sent(connected, whole.gathering.sums)
         leaves = connected.map(_looked, parts, order=sent, first=first, pure=False)
-        second = _Told(task.source, "second look", progress).result(connected, leaves, _summed).sums
+        second = _Told(task.source, "second look", progress).result(connected, leaves, _summed)
+        second.check(whole.gathering.learned)
     progress("fit", 0, 1)
-    fitted = whole.gathering.fitted(second, task.extractor)
+    fitted = whole.gathering.fitted(second.sums, task.extractor)
     progress("fit", 1, 1)
     return fitted
 
@@ -107,7 +108,7 @@ def fit_on(connected: Any, task: Task, plan: Plan, progress: Progress) -> Fitted
 def client(address: str) -> Iterator[Any]:
     """A client of the scheduler at ``address``, or of N worker processes of this machine for ``local:N``.
 
-    Raises StartupError where there is no such cluster, and where it is lost or gives up while it is used.
+    Raises ClusterUnavailable where no cluster answers, and where it is lost or gives up while it is used; StartupError without Dask.
     """
     try:
         distributed: Any = import_module("distributed")
@@ -121,11 +122,12 @@ def client(address: str) -> Iterator[Any]:
                 socket.create_connection(distributed.comm.get_address_host_port(address), WAIT_SECONDS).close()
             connected = opened.enter_context(distributed.Client(place, timeout=WAIT_SECONDS, set_as_default=False))
         except (OSError, ValueError) as error:
-            raise StartupError(f"no Dask scheduler answers at {address}: {error}") from None
+            raise ClusterUnavailable(f"no Dask scheduler answers at {address}: {error}") from None
         try:
             yield connected
         except lost as error:
-            raise StartupError(f"the cluster {address} was lost in the middle of the fit, or its workers keep dying: {error}") from None
+            why = f"the cluster {address} was lost in the middle of the fit, or its workers keep dying: {error}"
+            raise ClusterUnavailable(why) from None
 
 
 def _local(distributed: Any, address: str) -> Any:
@@ -189,8 +191,8 @@ def _gathered(part: int, order: Order) -> Gathered:
 def _looked(part: int, order: Order, first: dict[str, Any]) -> Second:
     second = Second(Gathering(order.plan, first).looks())
     for chunk in order.chunks(part, order.losses()):
-        second.join(second.summed(chunk))
-    return Second(sums=second.sums)
+        second.join(second.summed(chunk), chunk.learned)
+    return Second(sums=second.sums, learned=second.learned)
 
 
 def _joined(found: list[Gathered]) -> Gathered:
@@ -203,5 +205,5 @@ def _joined(found: list[Gathered]) -> Gathered:
 def _summed(found: list[Second]) -> Second:
     whole = Second()
     for one in found:
-        whole.join(one.sums)
+        whole.join(one.sums, one.learned)
     return whole

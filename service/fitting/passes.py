@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from threadpoolctl import threadpool_limits
 
 from service.engine import Fitted
+from service.errors import InvalidInput
 from service.features import Progress
 from service.fitting.checkpoint import Checkpoint
 from service.fitting.features import Extraction
@@ -51,10 +52,11 @@ class Nowhere:
 
 @dataclass(slots=True)
 class Second:
-    """Sums of the second pass, by type."""
+    """Sums of the second pass, by type, and over how many rows they are."""
 
     looks: dict[str, Any] = field(default_factory=dict)
     sums: dict[str, Any] = field(default_factory=dict)
+    learned: int = 0
 
     def summed(self, chunk: Parted) -> dict[str, Any]:
         """Sums over the rows of a chunk that the first pass learned, by type; nothing is changed."""
@@ -62,10 +64,20 @@ class Second:
         with refused(chunk):
             return {kind: look(rows) for kind, look in self.looks.items() if len(rows)}
 
-    def join(self, sums: dict[str, Any]) -> None:
-        """Take in the sums of other rows."""
+    def join(self, sums: dict[str, Any], learned: int) -> None:
+        """Take in the sums of other rows, and how many these are."""
         for kind, more in sums.items():
             add(self.sums, kind, more)
+        self.learned += learned
+
+    def check(self, learned: int) -> None:
+        """Raise InvalidInput unless it went over as many rows as the first pass ``learned``."""
+        if self.learned != learned:
+            raise InvalidInput(
+                f"the data changed while they were read twice: {learned} rows were learned in the first pass and {self.learned} "
+                "in the second: give data that stay as they are",
+                "#/data",
+            )
 
 
 def chunk_rows(source: Source) -> int:
@@ -108,18 +120,19 @@ def fit(
     """Fit in one pass over ``source``, or two where a detector needs them, from the last checkpoint of ``keeper`` on.
 
     The same data, plan and checkpoints give the same sums to the last bit, wherever the fit was interrupted, and whatever number of
-    ``threads`` sums chunks; of more than 2047 features, on machines of as many cores. Raises InvalidInput.
+    ``threads`` sums chunks; of more than 2047 features, on machines of as many cores. Raises InvalidInput, for data too that are
+    not the same in the second pass.
     """
     position, gathering, second = Position(), Gathering.begun(plan), Second()
     if found := keeper.load():
         position, gathering = Position(**found.progress["position"]), Gathering.restored(plan, found.arrays)
         losses.lost[:] = [Loss(*entry) for entry in found.progress["lost"]]
-        second.sums = sums_restored(plan, found.arrays, "second")
+        second.sums, second.learned = sums_restored(plan, found.arrays, "second"), found.progress["looked"]
 
     def keep() -> None:
         to_come = {part.name for part in source.parts[position.part :]}  # of which some may be lost already, since they are read ahead
         lost = [[loss.name, loss.reason] for loss in losses.lost if position.looking or loss.name not in to_come]
-        progress_now = {"position": asdict(position), "lost": lost}
+        progress_now = {"position": asdict(position), "lost": lost, "looked": second.learned}
         keeper.save(Checkpoint(progress_now, {**gathering.arrays(), **sums_arrays(second.sums, "second")}))
 
     def walk(start: Position, losses: Losses, summed: Summed) -> Iterator[tuple[Parted, dict[str, Any], Position]]:
@@ -138,11 +151,12 @@ def fit(
         if looks := gathering.looks():
             second.looks = looks
             again = Losses(losses.on_error, losses.limit)  # what is lost is lost again
-            for _, sums, after in walk(position, again, second.summed):
-                second.join(sums)
+            for one, sums, after in walk(position, again, second.summed):
+                second.join(sums, one.learned)
                 position = after
                 if keeper.due():
                     keep()
+            second.check(gathering.learned)
     progress("fit", 0, 1)
     fitted = gathering.fitted(second.sums, extraction.extractor)
     progress("fit", 1, 1)

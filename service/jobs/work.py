@@ -40,6 +40,7 @@ TOLD_SECONDS = 0.1  # between two words on the progress
 RATED = 50  # words on the progress over which the rate is taken
 PATIENCE_SECONDS = 60.0  # with a store that is away
 AWAY_SECONDS = 0.5
+MAY_PASS = (errors.SourceUnavailable, errors.ClusterUnavailable)  # so that the job may succeed another time
 
 T = TypeVar("T")
 
@@ -89,7 +90,7 @@ def ending(order: dict[str, Any], progress: Progress) -> dict[str, Any]:
     except errors.StoreUnavailable as error:
         return _failed("the store was away for too long", MOST_ATTEMPTS, error)
     except (errors.ServiceError, ModelError, OSError) as error:
-        return _failed(str(error), 1, error)
+        return _failed(str(error), MOST_ATTEMPTS if isinstance(error, MAY_PASS) else 1, error)
     except MemoryError as error:
         return _failed("the job ran out of memory: give fewer rows, or let it run where there is more", 2, error)
     except Exception as error:  # noqa: BLE001  # whatever it is belongs to the job, for administrators to read

@@ -17,8 +17,8 @@ from urllib.parse import unquote, urlsplit
 
 import fsspec
 
-from service.errors import InvalidInput
-from service.sources.tries import again
+from service.errors import InvalidInput, SourceUnavailable
+from service.sources.tries import again, may_pass
 
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 URL = re.compile(r"((?:https?)?://)(\S*)", re.IGNORECASE)  # in a text; of which scheme it is matters only for the web
@@ -267,9 +267,10 @@ def _remote(url: str) -> tuple[str, list[File]]:
         else:
             found = {path: again(system.info, path)}
     except FileNotFoundError as error:
-        raise InvalidInput(f"{shown_url(url)} {_missing(error.__cause__)}") from None
+        raise (SourceUnavailable if may_pass(error) else InvalidInput)(f"{shown_url(url)} {_missing(error.__cause__)}") from None
     except Exception as error:  # noqa: BLE001  each file system has errors of its own
-        raise InvalidInput(f"{shown_url(url)} cannot be listed: {type(error).__name__}: {shown(str(error))}") from None
+        kind = SourceUnavailable if may_pass(error) else InvalidInput
+        raise kind(f"{shown_url(url)} cannot be listed: {type(error).__name__}: {shown(str(error))}") from None
     files = [_listing(system, name, folder, about) for name, about in sorted(found.items()) if about["type"] == "file"]
     if not files:
         raise InvalidInput(f"no file is named like {shown_url(url)}")

@@ -47,7 +47,7 @@ def scan_shards(files: Sequence[File], wanted: Wanted, _losses: Losses) -> Layou
 
 
 def read_shards(stretch: Stretch) -> Iterator[Chunk]:
-    """Chunks of samples, as a stream; a later start reads over all that is before it. The keys are the images' names.
+    """Chunks of samples, as a stream; a later start reads over all that is before it. The keys are the names of shard and image.
 
     Members that follow each other and have the same name up to the first dot of its last part are one sample. Its
     image is the first member with a suffix of IMAGE_SUFFIXES; its label the number in ``.cls`` if ``cls`` is asked for, else an
@@ -55,7 +55,8 @@ def read_shards(stretch: Stretch) -> Iterator[Chunk]:
     """
     with stretch.file.open() as raw, _unpacked(raw, stretch.file) as plain, tarfile.open(fileobj=plain, mode="r|", tarinfo=_Strict) as tar:
         samples = _samples(tar, stretch.file, stretch.wanted.labels if stretch.layout.labelled else None)
-        yield from _chunks(stretch, itertools.islice(samples, stretch.start, None), f" in {stretch.file.shown}")
+        told = ((f"{stretch.file.key}/{name}", image, label) for name, image, label in itertools.islice(samples, stretch.start, None))
+        yield from _chunks(stretch, told)
 
 
 def begun_shard(file: File, most: int) -> tuple[int, int]:
@@ -69,8 +70,8 @@ def begun_shard(file: File, most: int) -> tuple[int, int]:
     return found, file.size
 
 
-def _chunks(stretch: Stretch, samples: Iterator[Sample], place: str = "") -> Iterator[Chunk]:
-    """Chunks of at most ``stretch.rows`` images; one that has reached CHUNK_BYTES is given as it is. What is lost has its ``place``."""
+def _chunks(stretch: Stretch, samples: Iterator[Sample]) -> Iterator[Chunk]:
+    """Chunks of at most ``stretch.rows`` images; one that has reached CHUNK_BYTES is given as it is."""
     keys: list[str] = []
     images: list[bytes] = []
     labels: list[Any] = []
@@ -78,7 +79,7 @@ def _chunks(stretch: Stretch, samples: Iterator[Sample], place: str = "") -> Ite
     for key, image, label in samples:
         end += 1
         if isinstance(image, InvalidInput):
-            stretch.losses.add(key + place, image)
+            stretch.losses.add(key, image)
             continue
         keys.append(key)
         images.append(image)

@@ -12,8 +12,9 @@ from typing import Literal
 
 import pyarrow as pa
 
-from service.errors import InvalidInput, ServiceError
+from service.errors import InvalidInput, ServiceError, SourceUnavailable
 from service.sources.files import SCHEME, shown
+from service.sources.tries import may_pass
 
 UNREADABLE = (
     OSError,
@@ -75,13 +76,20 @@ class Losses:
 def reading(name: str) -> Iterator[None]:
     """Errors of the libraries that read become InvalidInput with the name of the file, in one line.
 
-    Of a URL all are, since each file system has errors of its own.
+    Of a URL all are, since each file system has errors of its own; but SourceUnavailable where the connection broke and the same
+    may succeed later: that is no damage, which could be left out.
     """
     try:
         yield
     except (ServiceError, MemoryError):
         raise
     except Exception as error:
+        if SCHEME.match(name) and may_pass(error):
+            raise SourceUnavailable(f"{name} cannot be read now: {_said(error)}") from None
         if SCHEME.match(name) or isinstance(error, UNREADABLE):
-            raise InvalidInput(f"{name} cannot be read: {' '.join(shown(str(error)).split()) or type(error).__name__}") from None
+            raise InvalidInput(f"{name} cannot be read: {_said(error)}") from None
         raise
+
+
+def _said(error: Exception) -> str:
+    return " ".join(shown(str(error)).split()) or type(error).__name__

@@ -77,7 +77,7 @@ class Chunk:
         """Where the row at ``place`` of the chunk is, for people."""
         if isinstance(self.keys, np.ndarray) or self.images is None:
             return f"row {self.first + place} of {self.file}"
-        return f"{self.keys[place]} in {self.file}" if self.file else str(self.keys[place])
+        return str(self.keys[place])
 
     def placed(self, refusal: str) -> str:
         """What is said against a row of the chunk, or against all of them, with the place of that row, or of all.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
@@ -23,11 +24,14 @@ BUSY = (
     HTTPStatus.GATEWAY_TIMEOUT,
 )
 
+S3_BUSY = (errno.EBUSY, getattr(errno, "EREMOTEIO", errno.EIO))  # as its file system calls such answers
+
 
 def _broken() -> tuple[type[BaseException], ...]:
-    """Errors of connections that broke. aiohttp's are among them once it was imported: before that nothing raises them."""
-    web = sys.modules.get("aiohttp")
-    return (ConnectionError, TimeoutError, *((web.ClientConnectionError, web.ClientPayloadError) if web else ()))
+    """Errors of connections that broke; those of aiohttp and botocore too, once these were imported: before that nothing raises them."""
+    web, s3 = sys.modules.get("aiohttp"), sys.modules.get("botocore.exceptions")
+    of_web = (web.ClientConnectionError, web.ClientPayloadError) if web else ()
+    return (ConnectionError, TimeoutError, *of_web, *((s3.HTTPClientError,) if s3 else ()))
 
 
 def may_pass(error: BaseException) -> bool:
@@ -37,7 +41,8 @@ def may_pass(error: BaseException) -> bool:
     (True, False, False)
     """
     cause = error.__cause__ if isinstance(error, FileNotFoundError) else error  # so the web's file system says of whatever it meets
-    return isinstance(cause, _broken()) or getattr(cause, "status", None) in BUSY
+    busy = getattr(cause, "status", None) in BUSY or getattr(cause, "errno", None) in S3_BUSY
+    return busy or isinstance(cause, _broken())
 
 
 again = Retrying(

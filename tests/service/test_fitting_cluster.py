@@ -16,7 +16,7 @@ import pytest
 from distributed import Client, LocalCluster
 
 from service.engine import Fitted
-from service.errors import InvalidInput, StartupError
+from service.errors import ClusterUnavailable, InvalidInput
 from service.sources import Losses
 from tests.service.fits import fit, packed, rows, task_of, write_parts
 from tests.service.served import pixel_extractor
@@ -175,7 +175,7 @@ def test_clusters_that_are_none(parts: Path) -> None:
         "local:0": "or local:N for N processes here",
         "local:": "or local:N for N processes here",
     }.items():
-        with pytest.raises((StartupError, InvalidInput), match=says):
+        with pytest.raises((ClusterUnavailable, InvalidInput), match=says):
             fit(task_of(parts, cluster=address))
 
 
@@ -187,5 +187,5 @@ def test_a_scheduler_that_goes_away(parts: Path) -> None:
             if done:
                 local.scheduler.loop.add_callback(local.scheduler.close)
 
-        with pytest.raises(StartupError, match="was lost in the middle of the fit"):
+        with pytest.raises(ClusterUnavailable, match="was lost in the middle of the fit"):
             fit(task_of(parts, cluster=local.scheduler_address), progress=progress)

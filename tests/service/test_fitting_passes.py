@@ -262,6 +262,20 @@ def test_a_shard_of_which_nothing_is_left(tmp_path: Path) -> None:
         fit(task_of(tmp_path / "0.tar", extractor=pixel_extractor(), losses=Losses("skip"), memory=1))
 
 
+@pytest.mark.parametrize("cluster", [None, "local:1"])
+def test_data_that_change_between_two_passes(tmp_path: Path, cluster: str | None) -> None:
+    """A file that is gone when the rows are looked at again, with ``skip``: nothing is fitted on two different sets of rows."""
+    folder = write_parts(tmp_path / "data", rows(COUNT), 9)
+
+    def progress(phase: str, done: int, total: int) -> None:
+        if (phase, done) == ("second look", 0):
+            max(folder.iterdir()).unlink()
+
+    task = task_of(folder, parameters={"reduce": "pca"}, losses=Losses("skip"), cluster=cluster)
+    with pytest.raises(InvalidInput, match=r"changed while they were read twice: \d+ rows .* in the first pass and \d+ in the second"):
+        fit(task, progress=progress)
+
+
 def test_a_row_that_is_refused_is_found(tmp_path: Path) -> None:
     """By its file and its number there, whatever part and chunk it is in, and whichever rows before it are held out."""
     folder = write_parts(tmp_path / "data", rows(COUNT), 7)

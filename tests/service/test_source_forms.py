@@ -10,6 +10,7 @@ import re
 import socket
 import threading
 from collections.abc import Iterator
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ import zarr
 from pyarrow import parquet
 
 from service import sources
-from service.errors import InvalidInput
+from service.errors import InvalidInput, SourceUnavailable
 from service.sources import Chunk, Losses, Source, open_source, tries
 from service.sources import parts as bounds
 from service.sources.files import shown
@@ -212,19 +213,28 @@ def test_a_folder_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("pack", [False, True])
 def test_shards(tmp_path: Path, pack: bool) -> None:
-    """The first image of each sample; labels from .cls or .json; a later start; keys are the images' names."""
+    """The first image of each sample; labels from .cls or .json; a later start; keys are the names of shard and image."""
     for index in range(2):
         data = tar_bytes(shard(index * 10, 10))
         (tmp_path / f"{index}.tar{'.gz' * pack}").write_bytes(gzip.compress(data) if pack else data)
     source = open_source(tmp_path, labels="cls")
     chunks = everything(source, 4)
-    assert [key for chunk in chunks for key in chunk.keys] == [f"s/{i:03}.png" for i in range(20)]
+    names = [f"{i // 10}.tar{'.gz' * pack}/s/{i:03}.png" for i in range(20)]
+    assert [key for chunk in chunks for key in chunk.keys] == names
     assert [image for chunk in chunks for image in chunk.images or ()] == [NORMAL[i % len(NORMAL)].read_bytes() for i in range(20)]
     assert np.concatenate([chunk.labels for chunk in chunks]).tolist() == [i % 2 for i in range(20)]
-    assert everything(source, 4, (1, 8))[0].keys == ["s/018.png", "s/019.png"]
+    assert everything(source, 4, (1, 8))[0].keys == names[-2:]
     assert everything(open_source(tmp_path, labels="kind"))[1].labels.tolist()[:2] == ["k10", "k11"]
     assert source.rows is None and "rows not counted of encoded images" in source.describe()[0]
-    assert sources.read(tmp_path).keys == [f"s/{i:03}.png" for i in range(20)]
+    assert sources.read(tmp_path).keys == names
+
+
+def test_shards_that_number_their_images_alike(tmp_path: Path) -> None:
+    """Their images have keys of their own all the same, by which some are held out."""
+    for index in range(2):
+        (tmp_path / f"{index}.tar").write_bytes(tar_bytes(shard(0, 10)))
+    keys = [key for chunk in open_source(tmp_path).walk() for key in chunk.keys]
+    assert len(set(keys)) == len(keys) == 20
 
 
 def test_a_chunk_of_images_is_bounded_by_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -413,13 +423,13 @@ def test_files_are_read_over_http_where_it_is_allowed(tmp_path: Path, web: str) 
         ("404/x.npy", "/404/x.npy does not exist"),
         ("410/x.npy", "/410/x.npy does not exist"),
         ("503/x.npy", "/503/x.npy cannot be read: the server answers 503"),
-        ("cut/x.npy", "/cut/x.npy cannot be read: "),
+        ("cut/x.npy", "/cut/x.npy cannot be read now: "),
     ],
 )
 def test_what_the_web_answers_is_told(tmp_path: Path, web: str, path: str, says: str) -> None:
-    """With the URL, and without what may let others in."""
+    """With the URL, and without what may let others in; what may be there later is not said to be wrong."""
     np.save(tmp_path / "x.npy", ROWS)
-    with pytest.raises(InvalidInput) as refused:
+    with pytest.raises(SourceUnavailable if path[:3] in ("503", "cut") else InvalidInput) as refused:
         everything(open_source(f"{web}/{path}?signature=secret", allow=(web,)))
     assert str(refused.value).startswith(f"{web}{says}")
     assert "secret" not in str(refused.value)
@@ -458,7 +468,8 @@ def test_zarr_refuses_what_stays(tmp_path: Path, web: str, faults: list[str], st
     chunks = open_source(f"{web}/{zarr_of(tmp_path, (50, 3))}", allow=(web,)).steps(rows=50)
     next(chunks)
     faults[:] = [f"l{status}"] * 99
-    with pytest.raises(InvalidInput, match=rf"^{web}/x\.zarr/zarr\.json cannot be read: {status}"):
+    kind, says = (SourceUnavailable, "read now") if status == HTTPStatus.SERVICE_UNAVAILABLE else (InvalidInput, "read")
+    with pytest.raises(kind, match=rf"^{web}/x\.zarr/zarr\.json cannot be {says}: {status}"):
         next(chunks)
     assert len(faults) == 99 - asked
 
@@ -480,10 +491,28 @@ def test_what_stays_is_refused(tmp_path: Path, web: str, faults: list[str], stat
     np.save(tmp_path / "x.npy", ROWS)
     source = open_source(f"{web}/x.npy?signature=secret", allow=(web,))
     faults[:] = [f"r{status}"] * 99
-    with pytest.raises(InvalidInput, match=rf"^{web}/x\.npy cannot be read: ") as refused:
+    kind, says = (SourceUnavailable, "read now") if status == HTTPStatus.SERVICE_UNAVAILABLE else (InvalidInput, "read")
+    with pytest.raises(kind, match=rf"^{web}/x\.npy cannot be {says}: ") as refused:
         everything(source)
     assert len(faults) == 99 - asked
     assert "secret" not in str(refused.value)
+
+
+def test_an_outage_is_no_damage(tmp_path: Path, web: str, faults: list[str]) -> None:
+    """With ``skip`` a file that cannot be read now is not left out: the next fit would have another set of rows."""
+    for name in "abc":
+        np.save(tmp_path / f"{name}.npy", ROWS)
+    losses = Losses("skip")
+    source = open_source([f"{web}/{name}.npy" for name in "abc"], allow=(web,))
+    chunks = source.steps(rows=len(ROWS), losses=losses)
+    next(chunks)
+    faults[:] = ["rgone"] * 99
+    with pytest.raises(SourceUnavailable, match=rf"^{web}/b\.npy cannot be read now: "):
+        next(chunks)
+    assert losses.lost == []
+    faults[:] = ["lgone"] * 99
+    with pytest.raises(SourceUnavailable, match=rf"^{web}/a\.npy cannot be reached: "):
+        open_source(f"{web}/a.npy", allow=(web,), losses=losses)
 
 
 def test_tries_are_apart() -> None:
@@ -504,7 +533,7 @@ def test_a_server_that_is_not_there_is_no_missing_file(host: str, says: str) -> 
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and nobody listens
         url = f"http://{host.format(free=taken.getsockname()[1])}/x.npy"
-        with pytest.raises(InvalidInput) as refused:
+        with pytest.raises(SourceUnavailable) as refused:
             open_source(f"{url}?signature=secret", allow=("http",))
     assert str(refused.value).startswith(f"{url} cannot be reached: {says}")
     assert "secret" not in str(refused.value)
