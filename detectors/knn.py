@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.utils._param_validation import Interval
 
+from detectors.agreement import ASKED, relative_errors, sample
 from detectors.arrays import Attributions, Rows, Scores
 from detectors.base import Detector
 from detectors.cells import Cells
@@ -38,7 +39,7 @@ class KNN(Detector[KNNState]):
         Divide rows by their Euclidean length first, as the paper does for features of networks. A row of length zero stays
         what it is, at distance 1 from all others. Not for tables, where lengths mean something.
     indexed_rows : int, default=10000
-        Beyond this many normal rows neighbours are searched in cells, approximately (see ``Cells``).
+        Beyond this many normal rows neighbours are searched in cells, approximately (see ``Cells``); ``facts`` says how nearly.
     random_state : int, default=0
         Seed of the cells.
     contamination : float in (0, 0.5], default=0.1
@@ -93,6 +94,14 @@ class KNN(Detector[KNNState]):
     def score_samples(self, X: ArrayLike) -> Scores:
         """The scores negated, those of fitted rows with the row left out: so that ``predict`` is for fitted and fresh rows alike."""
         return -self._finite(self.training_scores, self._scorable(X))
+
+    def facts(self, state: KNNState) -> dict[str, float]:
+        """Where neighbours are searched in cells, how far the scores of some of the rows are from those of an exact search."""
+        if state.cells is None:
+            return {}
+        asked: Rows = sample(state.points, ASKED, self.random_state)
+        found, exact = self._searched(state, asked, self.neighbours + 1)[0], nearest(state.points, asked, self.neighbours + 1)[0]
+        return {"cells": len(state.cells.centres), **relative_errors(found[:, -1], exact[:, -1])}
 
     def attribute(self, state: KNNState, rows: Rows) -> Attributions:
         scaled = self._scaled(rows)

@@ -11,6 +11,7 @@ from scipy.spatial.distance import cdist
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from detectors import given, metrics, similarity, sparse_precision
+from detectors.agreement import rank_correlation
 from detectors.arrays import Floats, Rows, Scores, Vector
 from detectors.base import Detector
 from detectors.boundary import CHECKED_ROWS, WeightingState, check_factor, check_points, distances_to, parts, searched
@@ -230,8 +231,11 @@ class Weighting(Detector[WeightingState]):
         return -self._finite(self.training_scores, self._scorable(X))
 
     def facts(self, state: WeightingState) -> dict[str, float]:
-        """The number of distinct points, t, and in the exact form the ``jitter`` that the diagonal of Z took to be factored."""
-        return {"points": len(state.points), "t": state.t, **({"jitter": state.jitter} if len(state.factor) else {})}
+        """Number of distinct points, t, and of the exact form the ``jitter`` that Z took to be factored, of another how alike they rank."""
+        told = {"points": len(state.points), "t": state.t}
+        if len(state.factor):
+            return told | {"jitter": state.jitter}
+        return told | rank_correlation(self, {"exact_rows": 1}, {"exact_rows": 20_000}, state.points, self.random_state)
 
     def baseline(self, state: WeightingState, rows: Rows) -> Rows:
         """The nearest fitted point (n, d) to each row, in the units of the rows. Raises ValueError where a matrix was given."""

@@ -49,7 +49,7 @@ class Plan:
         """A plan for ``rows`` rows, where they are known, that holds ``memory`` bytes of features at most."""
         if recipe.method == CrossJudge.METHOD:
             raise InvalidInput(
-                "cross-conformal calibration needs all rows in memory: give the fit more memory, or hold rows out, which cost little here",
+                "cross-conformal calibration needs all rows in the memory of one process: give it more, or hold rows out instead",
                 "#/method",
             )
         width = sum(level.width for level in levels)

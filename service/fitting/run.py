@@ -23,7 +23,7 @@ from service.sources import Chunk, hashed, whole
 def fit(task: Task, keeper: Keeper, progress: Progress) -> tuple[Fitted, SourceRecord]:
     """Fit, and what is to be recorded of the data. Raises InvalidInput; ``keeper`` has the checkpoints of a fit in passes."""
     check(task.recipe, labelled=task.source.wanted.labels is not None)
-    if task.cluster is None and task.whole:
+    if task.whole:
         return _whole(task, progress)
     if task.cluster:
         fitted = cluster.fit(task, task.plan(), progress)

@@ -10,6 +10,7 @@ from service import __version__
 from service.errors import InvalidInput
 from service.fitting.gathering import Plan
 from service.fitting.passes import chunk_rows
+from service.judges import CrossJudge
 from service.recipe import Recipe
 from service.sources import Losses, Source
 
@@ -54,8 +55,9 @@ class Task:
 
     @property
     def whole(self) -> bool:
-        """Whether all rows are held at once."""
-        return self.cluster is None and self.whole_bytes <= self.memory
+        """Whether all rows are held at once: if there is room; on a cluster for cross-conformal calibration alone, which needs them all."""
+        wanted = self.cluster is None or self.recipe.method == CrossJudge.METHOD
+        return wanted and self.whole_bytes <= self.memory
 
     def plan(self) -> Plan:
         """How the rows of a fit that does not hold them all are shared out."""

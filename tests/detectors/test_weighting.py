@@ -518,3 +518,21 @@ def test_bad_parameters_are_refused(parameters):
     """Values outside the documented ranges raise ValueError that names the parameter."""
     with pytest.raises(ValueError, match=f"'{next(iter(parameters))}' parameter"):
         Weighting(**parameters).fit(SQUARE)
+
+
+@pytest.mark.parametrize("approximation", ["local", "global_weights"])
+def test_an_approximation_tells_how_alike_it_ranks(approximation):
+    """Spearman's rank correlation with exact scores, of a fifth of the points after the others were learned; exact forms have none."""
+    rows = np.random.default_rng(0).normal(size=(600, 3))
+    detector = Weighting(exact_rows=100, approximation=approximation, measure="weight").fit(rows)
+    points = detector.state_.points
+    drawn = points[np.random.default_rng(0).choice(len(points), len(points), replace=False)]
+    found = []
+    for exact_rows in (100, 600):
+        form = Weighting(exact_rows=exact_rows, approximation=approximation, measure="weight", standardize=False)
+        found.append(form.fit(drawn[120:]).scores(drawn[:120]))
+    expected = spearmanr(*found).statistic
+    assert 0.5 < expected < 1
+    assert detector.facts(detector.state_)["rank_correlation"] == pytest.approx(expected, abs=1e-6)
+    exact = Weighting(exact_rows=600).fit(rows)
+    assert "rank_correlation" not in exact.facts(exact.state_)

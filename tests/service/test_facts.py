@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
 from typer.testing import CliRunner
 
 from service import engine
@@ -38,6 +39,7 @@ def fitted() -> dict[str, engine.Fitted]:
         "close": weighting(1e-14),
         "apart": weighting(1.0),
         "strokes": strokes,
+        "cells": engine.fit(Recipe("knn", {"indexed_rows": 2000, "normalize": False}, alpha=0.05), Batch(rows=rows(20_000, width=12))),
         "plain": engine.fit(Recipe(alpha=0.05), Batch(rows=rows(300))),
     }
 
@@ -69,6 +71,20 @@ def test_a_signature_tells_how_many_directions_it_was_shown(running: Served) -> 
     """Of two channels with one that never varies: the increment, its square, and the products with the constant, which are all zero."""
     (found,) = running.client.get("/v1/detectors/strokes/versions/1").json()["facts"]
     assert found == {"features": 6, "rank": 2}
+
+
+def test_an_approximate_search_tells_how_far_off_it_is(running: Served, fitted: dict[str, engine.Fitted]) -> None:
+    """On 250 of its rows, each left out; by exact distances to all others the same comes out."""
+    detector = fitted["cells"].detector
+    (found,) = json.loads(listed(running, "cells", "--json"))[0]["facts"]
+    points = detector.state_.points
+    asked = points[np.random.default_rng(0).choice(len(points), 250, replace=False)]
+    errors = detector.training_scores(detector.state_, asked) / np.sort(cdist(asked, points), axis=1)[:, 5] - 1
+    assert errors.min() > -1e-9 and errors.max() > 0.001, "no cell has all neighbours of every row in it"
+    assert found["cells"] == len(detector.state_.cells.centres)
+    assert found["error_mean"] == pytest.approx(errors.mean(), abs=1e-6)
+    assert found["error_95"] == pytest.approx(np.quantile(errors, 0.95), abs=1e-6)
+    assert "version 1: cells " in listed(running, "cells")
 
 
 def test_detectors_without_facts_tell_none(running: Served) -> None:

@@ -165,6 +165,15 @@ def test_what_is_wrong_with_the_data_is_told(tmp_path: Path, cluster: str) -> No
         fit(task)
 
 
+def test_what_needs_all_rows_is_fitted_here(parts: Path) -> None:
+    """Cross-conformal calibration, where memory holds the rows: whatever the cluster is, nobody asks it."""
+    recipe: dict[str, Any] = {"method": "cross-conformal", "memory": 2**24}
+    alone, here = fit(task_of(parts, **recipe)), fit(task_of(parts, **recipe, cluster="tcp://127.0.0.1:1"))
+    np.testing.assert_array_equal(here.judge.scores(rows(9, seed=3)), alone.judge.scores(rows(9, seed=3)))
+    with pytest.raises(InvalidInput, match="needs all rows in the memory of one process"):
+        fit(task_of(parts, **recipe | {"memory": 1}, cluster="tcp://127.0.0.1:1"))
+
+
 def test_clusters_that_are_none(parts: Path) -> None:
     """Nobody at the address, no address, a number of processes that is none: one clear line, at once."""
     with socket.create_server(("127.0.0.1", 0)) as listening:

@@ -106,7 +106,7 @@ def test_every_option_can_stand_in_the_file(shell: Shell) -> None:
         ('type = "guess"', "there is no detector type 'guess'"),
         ('alpha = 0.1\nparameters = {covariance = "guess"}', "covariance"),
         ('cluster = "local:0"', "local:N for N processes here"),
-        ('method = "cross-conformal"\nmemory = 1\ndata = "parts"', "needs all rows in memory"),
+        ('method = "cross-conformal"\nmemory = 1\ndata = "parts"', "needs all rows in the memory of one process"),
         ('columns = ["flow"]', "few.npy has no named columns"),
         ('data = ["parts", "wide.npy"]', "differ in shape of a row: (2,) and (3,)"),
         ('data = ["few.npy", "single.npy"]', "differ in type of the numbers: float32 and float64"),
