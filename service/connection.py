@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 import redis
@@ -17,7 +18,11 @@ from service import errors
 from service.embedded import EmbeddedServer
 
 RETRIES = 3
+PATIENCE_SECONDS = 60.0  # with a store that is away
+AWAY_SECONDS = 0.5
 RETRIED = (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError, redis.ReadOnlyError)
+
+T = TypeVar("T")
 
 _LUA = {path.name: path.read_text() for path in files("service").joinpath("lua").iterdir()}
 
@@ -127,6 +132,22 @@ def reached() -> Iterator[None]:
         raise errors.StoreUnavailable(f"the store refused: {error}") from error
     except (redis.RedisError, redis.RedisClusterException) as error:
         raise errors.StoreUnavailable(f"the store did not answer: {error}") from error
+
+
+def patiently(call: Callable[[], T], progress: Callable[[str, int, int], None]) -> T:
+    """What ``call`` returns, once the store answers; ``progress`` is told that it is waited for.
+
+    Raises StoreUnavailable where it does not for ``PATIENCE_SECONDS``.
+    """
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return call()
+        except errors.StoreUnavailable:
+            if time.monotonic() > deadline:
+                raise
+            progress("wait for the store", 0, 0)
+            time.sleep(AWAY_SECONDS)
 
 
 def without_password(url: str) -> str:

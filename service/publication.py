@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from uuid import uuid4
 
 from service.archive import pack
+from service.connection import patiently
 from service.engine import Fitted
+from service.features import Progress
 from service.manifest import Source
 from service.store import Store
 
 
-def publish(store: Store, name: str, fitted: Fitted, source: Source, alias: str | None) -> tuple[int, int | None]:
-    """Publish a fitted detector, and point ``alias`` at it if given; return its number and where the alias was."""
+def publish(
+    store: Store, name: str, fitted: Fitted, source: Source, alias: str | None, progress: Progress = lambda *_: None
+) -> tuple[int, int | None]:
+    """Publish a fitted detector, and point ``alias`` at it if given; return its number and where the alias was.
+
+    A store that is away is waited for, since the fit is done; what it has done already, though the answer was lost, it does not do twice.
+    """
     manifest, blobs = pack(fitted, name, source)
-    number = store.publish(name, manifest, blobs)
-    return number, store.move_alias(name, alias, number) if alias else None
+    token = uuid4().hex
+    number = patiently(lambda: store.publish(name, manifest, blobs, token=token), progress)
+    if not alias:
+        return number, None
+    return number, patiently(lambda: store.move_alias(name, alias, number, token=f"{token}:alias"), progress)
 
 
 def promote(

@@ -173,8 +173,9 @@ class ServiceProcess(Process):
 
     def __init__(self, folder: Path, store: str, environment: dict[str, str]) -> None:
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("FARFIELD_")}
-        command = [sys.executable, "-m", "service.cli", "serve", "--port", "0", "--store", store]
-        super().__init__(command, folder, {**inherited, "FARFIELD_WORKER": "false", **environment})
+        alone = [] if "FARFIELD_WORKER" in environment else ["--no-worker"]
+        command = [sys.executable, "-m", "service.cli", "serve", "--port", "0", "--store", store, *alone]
+        super().__init__(command, folder, {**inherited, **environment})
         self.url = ""
 
     def start(self, *, ready: bool = True) -> ServiceProcess:

@@ -118,10 +118,10 @@ def _fit(task: Task, options: FitConfig, settings: Settings) -> None:
         try:
             with progress() as shown:
                 fitted, source = run.fit(task, checkpoints, shown)
+                number, before = publish(opened, options.name, fitted, source, options.alias, shown)
         finally:  # what was left out may be why nothing can be fitted
             for loss in task.losses.lost[len(task.source.lost) :]:
                 err.print(f"left out: {escape(loss.reason)}", highlight=False, soft_wrap=True)
-        number, before = publish(opened, options.name, fitted, source, options.alias)
         checkpoints.drop()
     moved = f", alias {options.alias}{f' (before at {before})' if before else ''}" if options.alias else ""
     say(

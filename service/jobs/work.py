@@ -21,6 +21,7 @@ from pydantic import ValidationError
 
 from models import ModelError
 from service import archive, attachment, engine, errors
+from service.connection import patiently
 from service.features import Batch, Progress, fingerprint
 from service.fitting import run
 from service.fitting.checkpoint import Checkpoints
@@ -38,8 +39,6 @@ from service.uploads import data_sets
 NICENESS = 10  # scoring on the same machine goes first
 TOLD_SECONDS = 0.1  # between two words on the progress
 RATED = 50  # words on the progress over which the rate is taken
-PATIENCE_SECONDS = 60.0  # with a store that is away
-AWAY_SECONDS = 0.5
 MAY_PASS = (errors.SourceUnavailable, errors.ClusterUnavailable)  # so that the job may succeed another time
 
 T = TypeVar("T")
@@ -88,7 +87,8 @@ def ending(order: dict[str, Any], progress: Progress) -> dict[str, Any]:
     except ValidationError as error:
         return _failed("this worker cannot read the job: it is of another release than the service that took it", 1, error)
     except errors.StoreUnavailable as error:
-        return _failed("the store was away for too long", MOST_ATTEMPTS, error)
+        what = "full" if isinstance(error, errors.StoreFull) else "away"
+        return _failed(f"the store was {what} for too long", MOST_ATTEMPTS, error)
     except (errors.ServiceError, ModelError, OSError) as error:
         return _failed(str(error), MOST_ATTEMPTS if isinstance(error, MAY_PASS) else 1, error)
     except MemoryError as error:
@@ -164,19 +164,6 @@ def _updated(settings: Settings, order: dict[str, Any], progress: Progress) -> d
     with asked(lambda: Store.open(settings.store, timeout=settings.store_timeout)) as store:
         wanted = update_schemas.order(options, settings, lambda: asked(lambda: Jobs(store.connection).rows(job)), progress, store)
         return update(store, settings, order["detector"], wanted, progress=progress, token=job, asked=asked)
-
-
-def patiently(call: Callable[[], T], progress: Progress) -> T:
-    """What ``call`` returns, once the store answers. Raises StoreUnavailable where it does not for ``PATIENCE_SECONDS``."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while True:
-        try:
-            return call()
-        except errors.StoreUnavailable:
-            if time.monotonic() > deadline:
-                raise
-            progress("wait for the store", 0, 0)
-            time.sleep(AWAY_SECONDS)
 
 
 def _failed(error: str, most_attempts: int = 1, caught: BaseException | None = None) -> dict[str, Any]:

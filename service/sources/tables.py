@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from service.sources.files import File
 from service.sources.losses import Losses
 from service.sources.parts import ROW_BYTES, Chunk, Layout, Part, Stretch, Wanted, one_layout, row_numbers
 
+ARROW_FILE = b"ARROW1"  # begins the form with a footer; the other is a stream
 STREAM_BYTES = 2**20  # of a Parquet column, or of a CSV, that is read at a time
 BATCHES_PER_CHUNK = 4  # of Parquet, which needs several times the memory of what it decodes at a time
 PLACE = re.compile(r"\[\d+\]\Z")  # in the name of a feature, after the column of lists that it is of
@@ -41,7 +43,7 @@ def scan_parquet(files: Sequence[File], wanted: Wanted, losses: Losses) -> Layou
                 first += group.num_rows
             values = {
                 group.column(i).path_in_schema.split(".")[0]: (group.column(i).num_values, group.num_rows)
-                for group in groups[:1]
+                for group in [group for group in groups if group.num_rows][:1]
                 for i in range(about.num_columns)
             }
 
@@ -67,28 +69,28 @@ def read_parquet(stretch: Stretch) -> Iterator[Chunk]:
 
 
 def scan_arrow(files: Sequence[File], wanted: Wanted, losses: Losses) -> Layout:
-    """Reads the footers and the sizes of the record batches."""
+    """Reads the footers and the sizes of the record batches; of a stream, which does not count its rows, the first batch with rows."""
 
     def head(file: File, index: int) -> Layout:
-        with _arrow(file) as table:
-            part = Part(file.name, index, 0, 0, table.count_rows())
+        with _arrow(file) as (schema, rows, batches):
+            first = cache(lambda: next((batch for batch in batches if batch.num_rows), None))
 
             def width(name: str) -> int | None:
-                if not part.rows:
+                if rows == 0 or (batch := first()) is None:
                     return None
-                lists = next(b.column(name) for b in map(table.get_batch, range(table.num_record_batches)) if b.num_rows)
+                lists = batch.column(name)
                 return len(lists[0]) if lists[0].is_valid else 0
 
-            return _layout(file, table.schema, wanted, [part], width)
+            count = 0 if rows is None and first() is None else rows
+            return _layout(file, schema, wanted, [Part(file.name, index, 0, 0, count)], width)
 
     return one_layout(files, head, losses)
 
 
 def read_arrow(stretch: Stretch) -> Iterator[Chunk]:
     """Chunks of a file. A record batch is read whole, so they should be small; those before a later start are read too."""
-    with _arrow(stretch.file) as table:
-        names = _read_columns(table.schema, stretch.wanted)
-        batches = (table.get_batch(i) for i in range(table.num_record_batches))
+    with _arrow(stretch.file) as (schema, _, batches):
+        names = _read_columns(schema, stretch.wanted)
         yield from _chunks(stretch, (batch.select(names) for batch in batches))
 
 
@@ -133,9 +135,16 @@ def _csv(file: File, types: dict[str, pa.DataType]) -> Iterator[Any]:
 
 
 @contextmanager
-def _arrow(file: File) -> Iterator[Any]:
-    with pa.OSFile(file.url) if file.local else file.open() as opened, ipc.open_file(opened) as table:
-        yield table
+def _arrow(file: File) -> Iterator[tuple[Any, int | None, Iterator[Any]]]:
+    """Schema, number of rows and record batches of a file in either of Arrow's forms; a stream does not count its rows."""
+    with pa.OSFile(file.url) if file.local else file.open() as opened:
+        counted = opened.read(len(ARROW_FILE)) == ARROW_FILE
+        opened.seek(0)
+        with (ipc.open_file if counted else ipc.open_stream)(opened) as table:
+            if counted:
+                yield table.schema, table.count_rows(), map(table.get_batch, range(table.num_record_batches))
+            else:
+                yield table.schema, None, iter(table)
 
 
 def _is_number(text: str) -> bool:

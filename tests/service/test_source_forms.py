@@ -109,6 +109,35 @@ def test_several_files_follow_each_other(tmp_path: Path) -> None:
     assert [int(np.asarray(chunk.keys)[0]) for chunk in everything(source)] == [0, 2**40]
 
 
+def test_arrow_streams(tmp_path: Path) -> None:
+    """As programs send them to each other: the rows are not counted before they are read; a batch may be empty."""
+    whole = table()
+    for name, empty in (("x.arrow", False), ("none.arrow", True)):
+        with pa.OSFile(str(tmp_path / name), "wb") as sink, pa.ipc.new_stream(sink, whole.schema) as stream:
+            stream.write_table(whole.slice(0, 0))
+            for start in range(0, 0 if empty else len(whole), 11):
+                stream.write_table(whole.slice(start, 11))
+    for place in (tmp_path / "x.arrow", tmp_path):
+        source = open_source(place)
+        assert source.rows is None
+        np.testing.assert_array_equal(together(everything(source, 13)), ROWS)
+        np.testing.assert_array_equal(together(everything(source, 13, (0, 40))), ROWS[40:])
+    with pytest.raises(InvalidInput, match=r"none\.arrow: holds no rows"):
+        open_source(tmp_path / "none.arrow")
+    (tmp_path / "x.arrow").write_bytes((tmp_path / "x.arrow").read_bytes()[:-40])
+    with pytest.raises(InvalidInput, match=r"x\.arrow cannot be read: "):
+        everything(open_source(tmp_path / "x.arrow"))
+
+
+def test_lists_of_which_the_first_row_group_has_none(tmp_path: Path) -> None:
+    """The width is that of the first that has rows."""
+    lists = pa.table({"x": pa.array([[1.0, 2.0, 3.0]] * 5, pa.list_(pa.float64()))})
+    with parquet.ParquetWriter(tmp_path / "x.parquet", lists.schema) as writer:
+        writer.write_table(lists.slice(0, 0))
+        writer.write_table(lists)
+    np.testing.assert_array_equal(together(everything(open_source(tmp_path / "x.parquet"))), [[1.0, 2.0, 3.0]] * 5)
+
+
 @pytest.mark.parametrize("form", ["csv", "parquet", "arrow"])
 def test_columns_labels_and_keys_of_tables(tmp_path: Path, form: str) -> None:
     """Columns come in the order asked for; labels and keys are taken out of the rows."""

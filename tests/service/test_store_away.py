@@ -12,10 +12,14 @@ from typing import Any
 
 import pytest
 
-from service import errors
+from service import engine, errors, publication
+from service.features import Batch
+from service.manifest import Source
+from service.recipe import Recipe
 from service.store import Store
 from tests.servers import LossyProxy, RedisServer, eventually, free_port
 from tests.service.samples import publish, read_whole
+from tests.service.served import rows
 from tests.service.stores import TIMEOUT, versions_key
 
 AWAY_SECONDS = 3.0  # within which a call to a store that is away gives up
@@ -73,6 +77,27 @@ def test_a_hung_store_is_noticed_soon_and_used_again(any_server: Any, store: Sto
     assert waited < AWAY_SECONDS
     eventually(lambda: works(store, name), "the store works again")
     assert read_whole(store, name, number) == {"state": b"kept"}
+
+
+def test_a_fit_that_is_done_waits_for_the_store(any_server: Any, store: Store, name: str) -> None:
+    """It is published when the server answers again, once, and its alias is moved, once."""
+    fitted = engine.fit(Recipe(alpha=0.05), Batch(rows=rows(300)))
+    told: list[str] = []
+
+    def progress(phase: str, done: int, total: int) -> None:
+        told.append(phase)
+        if len(told) == 2:
+            any_server.thaw()
+
+    any_server.freeze()
+    try:
+        found = publication.publish(store, name, fitted, Source(name="rows", rows=300, sha256="0" * 64, of="rows"), "champion", progress)
+    finally:
+        any_server.thaw()
+    assert set(told) == {"wait for the store"}
+    assert found == (1, None)
+    assert (store.numbers(name), store.aliases(name)) == ([1], {"champion": 1})
+    assert len(told) >= 2
 
 
 @pytest.mark.parametrize("scheme", ["redis://127.0.0.1:{}", "redis+cluster://127.0.0.1:{}", "redis+sentinel://127.0.0.1:{}/mymaster"])
