@@ -43,6 +43,11 @@ class Connection:
             url = f"unix://{quote(str(server.socket))}"
         return cls(connect(url, timeout), server)
 
+    @property
+    def embedded(self) -> bool:
+        """Whether the server is one that we start ourselves."""
+        return self._server is not None
+
     def close(self) -> None:
         self.client.close()
         if self._server:
@@ -134,12 +139,12 @@ def reached() -> Iterator[None]:
         raise errors.StoreUnavailable(f"the store did not answer: {error}") from error
 
 
-def patiently(call: Callable[[], T], progress: Callable[[str, int, int], None]) -> T:
+def patiently(call: Callable[[], T], progress: Callable[[str, int, int], None], seconds: float = PATIENCE_SECONDS) -> T:
     """What ``call`` returns, once the store answers; ``progress`` is told that it is waited for.
 
-    Raises StoreUnavailable where it does not for ``PATIENCE_SECONDS``.
+    Raises StoreUnavailable where it does not for so many ``seconds``.
     """
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + seconds
     while True:
         try:
             return call()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from uuid import uuid4
 
 from service.archive import pack
-from service.connection import patiently
+from service.connection import PATIENCE_SECONDS, patiently
 from service.engine import Fitted
 from service.features import Progress
 from service.manifest import Source
@@ -18,14 +18,15 @@ def publish(
 ) -> tuple[int, int | None]:
     """Publish a fitted detector, and point ``alias`` at it if given; return its number and where the alias was.
 
-    A store that is away is waited for, since the fit is done; what it has done already, though the answer was lost, it does not do twice.
+    A store that is away is waited for, since the fit is done; but not the embedded one, which nobody else would start again.
+    What the store has done already, though its answer was lost, it does not do twice.
     """
     manifest, blobs = pack(fitted, name, source)
-    token = uuid4().hex
-    number = patiently(lambda: store.publish(name, manifest, blobs, token=token), progress)
+    token, seconds = uuid4().hex, 0.0 if store.connection.embedded else PATIENCE_SECONDS
+    number = patiently(lambda: store.publish(name, manifest, blobs, token=token), progress, seconds)
     if not alias:
         return number, None
-    return number, patiently(lambda: store.move_alias(name, alias, number, token=f"{token}:alias"), progress)
+    return number, patiently(lambda: store.move_alias(name, alias, number, token=f"{token}:alias"), progress, seconds)
 
 
 def promote(
