@@ -162,10 +162,12 @@ class Gathering:
             sums_restored(plan, arrays),
             Sample.restored(below("sample", arrays)),
             Sample.restored(below("held", arrays)),
-            {
-                int(key): value.tobytes() if value.dtype == np.uint8 and value.ndim == 1 else value
-                for key, value in below("inputs", arrays).items()
-            },
+            _smallest(
+                {
+                    int(key): value.tobytes() if value.dtype == np.uint8 and value.ndim == 1 else value
+                    for key, value in below("inputs", arrays).items()
+                }
+            ),
             int(arrays["learned"]),
             arrays.get("first"),
             bool(arrays["varied"]),
@@ -260,6 +262,7 @@ def below(name: str, arrays: Arrays) -> Arrays:
 
 
 def _smallest(inputs: dict[int, Any]) -> dict[int, Any]:
+    """Those of the smallest hashes, in the order of these, in which a version keeps them."""
     return dict(sorted(inputs.items())[:GOLDEN_INPUTS])
 
 

@@ -6,21 +6,25 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from service.fitting import checkpoint, passes
 from service.fitting.checkpoint import Checkpoint, Checkpoints
+from service.fitting.task import Task
 from service.jobs import work
 from service.jobs.schemas import FitOptions
 from service.settings import Settings
 from service.sources import Losses
 from service.store import Store
-from tests.service.fits import fit, rows, task_of, write_parts
+from tests.service.fits import fit, packed, rows, task_of, write_parts
 from tests.service.samples import read_whole
+from tests.service.served import pixel_extractor
+from tests.service.source_data import WRITERS, images, shard, tar_bytes
 from tests.service.stores import KINDS
 
 ROOT = Path(__file__).parents[2]
@@ -197,6 +201,70 @@ def test_what_was_lost_before_a_checkpoint_is_remembered(embedded_store: Store, 
     seen.clear()
     assert fitted(stop=np.inf) == ["a/00000.npy", "b/00000.npy"]
     assert seen[0] > 0, "it goes on from the checkpoint"
+
+
+def pictures(folder: Path) -> None:
+    """In folders, two of them no images."""
+    images(folder, 60)
+    for number in (9, 40):
+        (folder / f"{number % 3}" / f"{number:03}.png").write_bytes(b"no image")
+
+
+def shards(folder: Path) -> None:
+    """Three of them, with one image that is none in each, of the same name."""
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"{number}.tar").write_bytes(tar_bytes(shard(0, 20) | {"s/007.png": b"no image"}))
+
+
+@pytest.mark.parametrize(
+    ("name_of_data", "write", "lost"),
+    [*((form, WRITERS[form], 0) for form in WRITERS), ("pictures", pictures, 2), ("shards", shards, 3)],
+    ids=[*WRITERS, "pictures", "shards"],
+)
+def test_every_form_goes_on_where_it_was(
+    embedded_store: Store,
+    tmp_path: Path,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    name_of_data: str,
+    write: Callable[[Path], object],
+    lost: int,
+) -> None:
+    """Interrupted after each two chunks, of an extractor's features too: the same version bit for bit, and the same losses."""
+    monkeypatch.setattr(passes, "CHUNK_BYTES", 8 * 3 * 9)
+    monkeypatch.setattr(passes, "IMAGES", 7)
+    monkeypatch.setattr(checkpoint, "SHARE_OF_TIME", 1e9)
+    write(tmp_path / name_of_data)
+
+    def task() -> Task:
+        extractor = pixel_extractor() if lost else None
+        return task_of(tmp_path / name_of_data, extractor=extractor, losses=Losses("skip"), memory=2000, alpha=0.2, calibrate=0.3, seed=5)
+
+    def interrupted(kept: Any) -> tuple[dict[str, Any], dict[str, bytes], list[str]] | None:
+        chunks = 0
+
+        def progress(phase: str, done: int, total: int) -> None:
+            nonlocal chunks
+            chunks += 1
+            if chunks > 3:
+                raise KeyboardInterrupt
+
+        asked = task()
+        assert not asked.whole
+        try:
+            fitted = fit(asked, kept, progress if kept else lambda *_: None)
+        except KeyboardInterrupt:
+            return None
+        return (*packed(asked, fitted), sorted(loss.name for loss in asked.losses.lost))
+
+    attempts: list[Any] = [None]
+    while attempts[-1] is None:
+        attempts.append(interrupted(Checkpoints(embedded_store.connection, name, task().identity(), 1e-9)))
+        assert len(attempts) < 40
+    assert len(attempts) > 4
+    assert attempts[-1] == (undisturbed := interrupted(None))
+    assert undisturbed is not None and len(undisturbed[-1]) == lost
 
 
 def test_checkpoints_in_a_store_that_is_away_or_full(tmp_path: Path, name: str) -> None:
