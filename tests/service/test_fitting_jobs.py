@@ -159,6 +159,26 @@ def test_a_fit_in_passes_is_cancelled(here: Shop, durable: RedisServer, data: Pa
     assert here.store.numbers(name) == []
 
 
+def descendants(pid: int) -> list[int]:
+    return [one for child in children(pid) for one in (child, *descendants(child))]
+
+
+def test_a_job_on_a_cluster(here: Shop, data: Path, name: str) -> None:
+    """Of this machine: it gives what a fit on that cluster gives; one that is cancelled takes the cluster's processes with it."""
+    working = here.worker(fit_memory=1, cluster="local:1", data_roots=[str(data.parent)])
+    job = here.submit(name, data=str(data), **OPTIONS)
+    assert here.until(job, "done", "failed")["error"] is None
+    found, alone = here.store.manifest(name, 1), fit(task_of(data, **OPTIONS, memory=2**20, cluster="local:1"))
+    assert (found.n_fit, found.calibration.n) == (alone.n_fit, alone.n_calibration)
+    job = here.submit(name, data=str(data), **OPTIONS)
+    eventually(lambda: len(descendants(working.process.pid)) > 1, "the cluster has begun")
+    processes = descendants(working.process.pid)
+    assert here.client.post(f"/v1/jobs/{job}:cancel").status_code == 200
+    assert here.until(job, "cancelled", "done", "failed")["state"] == "cancelled"
+    eventually(lambda: not any(map(running, processes)), "all of its processes are gone")
+    assert here.store.numbers(name) == [1]
+
+
 def test_two_fits_of_one_detector_at_once(here: Shop, data: Path, name: str) -> None:
     """Each has a number, a seed and checkpoints of its own."""
     working = here.worker(fit_memory=1, checkpoint_seconds=0.01, data_roots=[str(data.parent)], worker_concurrency=2)
