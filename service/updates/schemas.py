@@ -16,7 +16,7 @@ from service.jobs.schemas import FitOptions, check_data, check_inline, json_obje
 from service.problems import explained
 from service.schemas import Schema
 from service.scoring import codecs
-from service.settings import Settings
+from service.settings import MIB, Settings
 from service.sources import Data, Losses, open_source, whole
 from service.store import Store
 from service.updates.successors import Order, Reader
@@ -180,7 +180,14 @@ def _read(place: RowsOptions, names: Sequence[str] | None, settings: Settings, p
     assert store is not None  # noqa: S101
     labels = place.classes if isinstance(place.classes, str) else None
     with data_sets.readable(store, place.data or "", settings.data_roots) as (places, allow):
-        return whole(open_source(places, features=names, labels=labels, allow=allow), Losses(), progress)
+        source = open_source(places, features=names, labels=labels, allow=allow)
+        if (size := (source.rows or 0) * source.layout.feature_bytes) > settings.fit_memory * MIB:
+            raise errors.InvalidInput(
+                f"{source.name} has {size // MIB} MiB of rows, and an update holds its rows in memory, up to {settings.fit_memory} MiB of "
+                "them (FARFIELD_FIT_MEMORY): give them in several updates, each of the version before",
+                "#/data",
+            )
+        return whole(source, Losses(), progress)
 
 
 def _at(part: str, check: Callable[[], T]) -> T:

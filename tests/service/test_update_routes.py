@@ -96,6 +96,15 @@ def test_rows_from_a_place_and_a_version_of_another_detector(place: Shop, pumps:
     assert place.store.manifest(pumps, result["version"]).source.name == "rows.npy"
 
 
+def test_more_rows_than_memory_is_to_hold_are_refused(place: Shop, pumps: str) -> None:
+    """Before they are read: with how many there are and what to do."""
+    np.lib.format.open_memmap(place.folder / "many.npy", "w+", np.float64, (9_000_000, 4)).flush()  # a hole
+    job = done(place, pumps, {"add": {"data": str(place.folder / "many.npy")}})
+    assert job["state"] == "failed"
+    assert "many.npy has 274 MiB of rows, and an update holds its rows in memory, up to 256 MiB" in job["error"]
+    assert place.store.numbers(pumps) == [1]
+
+
 def test_a_table_with_other_columns(place: Shop, name: str) -> None:
     """Those that the version was fitted on are taken by their names, of rows to add and to forget; a key stays where it is."""
     names = [f"x{i}" for i in range(4)]
