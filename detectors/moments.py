@@ -23,6 +23,7 @@ SINGLE_RANGE = 1e16  # of the largest squared length in a block, and its inverse
 BLOCK_ROWS = 4096  # rows centred at a time, at most, so that no second copy of the data exists
 BLOCK_BYTES = 2**21  # of such rows, which caches hold
 LEAST_ROWS = 512  # in a block: fewer keep no product busy
+PANEL_COLUMNS = 8192  # of products, at most: some of OpenBLAS's threads write where they must not from 19 500 symmetric columns on
 PART_ROWS, PART_NUMBERS = 4096, 2**21  # that a thread adds up at a time, at least: as long as a join of sums is short beside it
 THREADS, THREADS_BYTES = 8, 2**28  # that sum beside each other, at most, and of memory that they take, of THREAD_MATRICES (d, d) each
 THREAD_MATRICES = 3  # its sums, the products of a block, and the block
@@ -206,12 +207,14 @@ class _Sums:
         """Add ``rows`` (n, d), centred ``about`` (d,), by products in the type of ``buffer`` (n, d + 2) unless they may leave its range."""
         centred = np.subtract(rows, about, out=buffer[:, : self._width], casting="same_kind")
         squares = np.vecdot(centred, centred, out=buffer[:, self._width])
-        if buffer.dtype == np.float32:
-            if not 1 / SINGLE_RANGE < float(squares.max()) < SINGLE_RANGE:
-                return False
-            self._products += buffer.T @ buffer
-        else:
+        if buffer.dtype == np.float32 and not 1 / SINGLE_RANGE < float(squares.max()) < SINGLE_RANGE:
+            return False
+        if buffer.dtype == np.float64 and buffer.shape[1] <= PANEL_COLUMNS:
             add_square(buffer, self._products)
+        else:
+            for left in range(0, buffer.shape[1], PANEL_COLUMNS):
+                panel = slice(left, left + PANEL_COLUMNS)
+                self._products[panel, : panel.stop] += buffer[:, panel].T @ buffer[:, : panel.stop]
         self._quartic += float(np.square(squares, dtype=np.float64).sum())
         return True
 

@@ -38,7 +38,8 @@ from service.names import checked_alias, checked_name, parsed_reference
 from service.publication import promote as promote_version
 from service.publication import rollback as rollback_alias
 from service.scoring.scoring import answer, terms_of
-from service.sources.files import schemes, shown_url
+from service.sources.files import schemes
+from service.sources.urls import shown_url
 from service.store import Store
 from service.terminal import out, print_json, print_scores, progress, refusals, say
 from service.versions import DEFAULT_ALIAS, load, routes

@@ -23,6 +23,8 @@ IMAGE_BYTES = CHUNK_BYTES // IMAGES  # at most, of an encoded image among those 
 SINGLE = 4  # bytes
 LOOK_IMAGES = 64  # which one core sends through a large network in some seconds
 LOOK_SECONDS = 5.0  # after which no more chunks are looked at
+SQUARE = ("gaussian", "class_gaussian", "robust_shrinkage")  # types that learn covariances
+MATRICES = 6  # that these hold at a time, at most
 NOBODY = 2.0**-65  # a share of the rows under which no hash falls
 
 
@@ -52,7 +54,7 @@ class Look:
                 if rows >= wanted or seconds > LOOK_SECONDS:
                     break
         if not rows:
-            raise InvalidInput("no row can be read")
+            raise InvalidInput(f"no row can be read{f'; {losses.lost[0].reason}' if losses.lost else ''}")
         return cls(rows, seconds, gathering)
 
 
@@ -71,6 +73,8 @@ def forecast(task: Task) -> list[str]:
         lines.append(f"all rows are held in memory at once, up to {task.memory // MIB} MiB of them: {held}")
     elif plan and look.gathering:
         lines += _in_passes(task, plan, look.gathering, rows)
+    if any(kind in SQUARE for kind in task.recipe.types):
+        lines.append(f"at the end up to {MATRICES * DOUBLE * task.width**2 // MIB + 1} MiB of matrices of {task.width} x {task.width}")
     lines.append(_time(task, look, rows, guessed=guessed))
     untimed = task.recipe.types if plan is None else plan.sampled
     return [*lines, *(f"time of fitting {kind} after that: not known, since it does not grow evenly with the rows" for kind in untimed)]

@@ -147,7 +147,9 @@ def check_data(options: FitOptions, settings: Settings) -> None:
             raise errors.InvalidInput(f"{place!r} is neither an absolute path nor a URL", "#/data")
         try:
             checked(place, settings.data_roots)
-        except errors.InvalidInput:
+        except errors.InvalidInput as error:
+            if "\0" in place:
+                raise errors.InvalidInput(str(error), "#/data") from None
             raise errors.InvalidInput(f"{place} is not under any of the places that FARFIELD_DATA_ROOTS lets fits read", "#/data") from None
 
 

@@ -18,7 +18,8 @@ from service.outliers.feed import Feed
 from service.outliers.feedback import Feedback
 from service.outliers.recalibration import recalibrate
 from service.outliers.schemas import MarkAnswer, OutlierAnswer
-from service.sources.files import schemes, shown_url
+from service.sources.files import schemes
+from service.sources.urls import shown_url
 from service.store import Store
 from service.terminal import out, print_json, refusals, say
 from service.versions import routes

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import queue
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,6 +13,15 @@ from typing import TypeVar
 
 T = TypeVar("T")
 MadeT = TypeVar("MadeT")
+EXIT_SECONDS = 5.0  # that the end of the program waits for a read
+READING: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+
+
+@atexit.register
+def _wait() -> None:
+    """Wait for reads that are under way when the program ends: a library that comes back from one afterwards brings the process down."""
+    for thread in list(READING):
+        thread.join(EXIT_SECONDS)
 
 
 def ahead(chunks: Iterator[T], depth: int = 2) -> Iterator[T]:
@@ -41,7 +52,9 @@ def ahead(chunks: Iterator[T], depth: int = 2) -> Iterator[T]:
         if not left.is_set():
             waiting.put(last)
 
-    threading.Thread(target=read, name="read-ahead", daemon=True).start()
+    thread = threading.Thread(target=read, name="read-ahead", daemon=True)
+    READING.add(thread)
+    thread.start()
     try:
         while (item := waiting.get()) is not None:
             if isinstance(item, BaseException):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
+from stat import S_ISREG
 from typing import IO, Any, cast
 from urllib.parse import unquote, urlsplit
 
@@ -19,13 +20,11 @@ import fsspec
 
 from service.errors import InvalidInput, SourceUnavailable
 from service.sources.tries import again, may_pass
+from service.sources.urls import SCHEME, is_local, is_web, scheme_of, shown, shown_url, suffix
 
-SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-URL = re.compile(r"((?:https?)?://)(\S*)", re.IGNORECASE)  # in a text; of which scheme it is matters only for the web
-HOST = re.compile(r"(\[[^\]@]*\]|[^@:/?#\[]*)(:\d*)?([/?#]|\Z)")
 WILD = re.compile(r"[*?\[]")
-END = re.compile(r"[?#]")  # of the path of a URL
 MARKS = ("ETag", "etag", "md5Hash", "Content-MD5", "checksum", "LastModified", "Last-Modified", "mtime", "created")
+NO_FILE = -1  # the size of what is listed and is no regular file: a link that leads nowhere, a pipe
 LOCAL = ("file",)
 
 
@@ -35,7 +34,7 @@ class File:
 
     url: str
     name: str  # below the folder in which it was found, or of several places the one that all of them are in
-    size: int  # bytes
+    size: int  # bytes, or NO_FILE
     mark: str  # the first of MARKS that the listing has: it changes when the content does
     key: str = ""  # the name, see ``_told_apart``
 
@@ -64,40 +63,6 @@ class File:
         return cast("IO[bytes]", opened)
 
 
-def suffix(url: str) -> str:
-    """Lower-case suffix of a path or URL, with that under a ``.gz``.
-
-    >>> suffix("s3://bucket/day.1/rows.CSV.gz?version=3")
-    '.csv.gz'
-    """
-    stem, last = posixpath.splitext(_path(url).rsplit("/", 1)[-1].lower())
-    return posixpath.splitext(stem)[1] + last if last == ".gz" else last
-
-
-def shown_url(url: str) -> str:
-    """A path or URL for people: without user, password and the query of a web address, which may let others in.
-
-    Where more than a host and a port stands before the path, all up to the last ``@`` is taken for a user and a password;
-    where that might as well stand in a query, nothing but the scheme is shown, and so of a URL within the URL.
-
-    >>> shown_url("https://me:se/c@ret@host/rows.npy?signature=1234"), shown_url("s3://bucket/a@b/rows-?.npy")
-    ('https://host/rows.npy', 's3://bucket/a@b/rows-?.npy')
-    >>> shown_url("https://[host/rows.npy?mail=me@secret"), shown_url("s3://bucket/rows::https://me:secret@host/")
-    ('https://…', 's3://bucket/rows::https://…')
-    """
-    scheme = SCHEME.match(url)
-    return scheme[0] + _open_part(url[scheme.end() :], web=_is_web(url)) if scheme else shown(url)
-
-
-def shown(text: str) -> str:
-    """A text with URLs for people, as ``shown_url`` has them; all up to white space is taken for part of a URL.
-
-    >>> shown("GET https://me:secret@host/rows.npy?signature=1234 failed")
-    'GET https://host/rows.npy failed'
-    """
-    return URL.sub(lambda found: found[1] + _open_part(found[2], web=found[1] != "://"), text)
-
-
 def listed(urls: str | os.PathLike[str] | Sequence[str], allow: Sequence[str] = LOCAL) -> list[File]:
     """All files of a path, URL, glob or folder, or of several in the order given; those of a glob or folder by name.
 
@@ -111,13 +76,15 @@ def listed(urls: str | os.PathLike[str] | Sequence[str], allow: Sequence[str] = 
     found: list[tuple[str, list[File]]] = []
     for url in given:
         checked(url, allow)
-        found.append(_local(url.removeprefix("file://"), allow) if _is_local(url) else _remote(url))
+        found.append(_local(url.removeprefix("file://"), allow) if is_local(url) else _remote(url))
     return _told_apart(found)
 
 
 def checked(url: str, allow: Sequence[str]) -> None:
     """Raises InvalidInput, naming ``allow``, unless an entry of it lets ``url`` be read."""
-    scheme = "file" if _is_local(url) else _scheme(url)
+    if "\0" in url:
+        raise InvalidInput("a path or URL holds a NUL character, which none can")
+    scheme = "file" if is_local(url) else scheme_of(url)
     if scheme != "file":
         try:
             urlsplit(url)
@@ -140,7 +107,7 @@ def schemes(places: Iterable[str]) -> list[str]:
 
 def options(url: str) -> dict[str, Any]:
     """What the fsspec file system of a URL is opened with: redirects are not followed, for one could lead out of what is allowed."""
-    return {"allow_redirects": False} if _is_web(url) else {}
+    return {"allow_redirects": False} if is_web(url) else {}
 
 
 def digest(files: Iterable[File], schema: str) -> str:
@@ -151,41 +118,13 @@ def digest(files: Iterable[File], schema: str) -> str:
     return summed.hexdigest()
 
 
-def _open_part(rest: str, *, web: bool) -> str:
-    """What of a URL, ``rest`` after its scheme, anyone may see."""
-    path, *query = END.split(rest, maxsplit=1)
-    if not HOST.match(rest):
-        return "…" if "@" in "".join(query) else path.rpartition("@")[2]
-    before, within, _ = (rest.partition("?")[0] if web else rest).partition("://")
-    return before + within + ("…" if within else "")
-
-
-def _path(url: str) -> str:
-    """Of what may turn out to be no URL too."""
-    scheme = SCHEME.match(url)
-    return END.split(url[scheme.end() :], maxsplit=1)[0].partition("/")[2] if scheme else url
-
-
-def _scheme(url: str) -> str:
-    found = SCHEME.match(url)
-    return found[1].lower() if found else "file"
-
-
-def _is_local(url: str) -> bool:
-    return _scheme(url) == "file"
-
-
-def _is_web(url: str) -> bool:
-    return _scheme(url) in ("http", "https")
-
-
 def _under(url: str, prefix: str) -> bool:
-    if "/" not in prefix or _is_local(url) != _is_local(prefix):
+    if "/" not in prefix or is_local(url) != is_local(prefix):
         return False
-    if _is_local(url):
+    if is_local(url):
         return Path(url.removeprefix("file://")).resolve().is_relative_to(Path(prefix.removeprefix("file://")).resolve())
     whole, start = urlsplit(url), urlsplit(prefix)
-    same = (_scheme(url), whole.netloc) == (_scheme(prefix), start.netloc)
+    same = (scheme_of(url), whole.netloc) == (scheme_of(prefix), start.netloc)
     return same and f"{whole.path}/".startswith(f"{start.path.rstrip('/')}/")
 
 
@@ -202,7 +141,7 @@ def _told_apart(places: Sequence[tuple[str, list[File]]]) -> list[File]:
     for folder, (_, files) in zip(folders, places, strict=True):
         for file in files:
             name = key = posixpath.join(*folder[shared:], file.name)
-            if _is_web(file.url):
+            if is_web(file.url):
                 key = name.partition("?")[0]
                 alike = queries.setdefault(key, {})
                 number = alike.setdefault(name, len(alike) + 1)
@@ -230,9 +169,15 @@ def _local_file(name: str, folder: str, allow: Sequence[str]) -> File:
         checked(name, allow)  # a link may lead out of what is allowed
     try:
         about = Path(name).stat()
-    except FileNotFoundError:
-        raise InvalidInput(f"{shown_url(name)} does not exist") from None
-    return File(name, os.path.relpath(name, folder or "."), about.st_size, str(about.st_mtime_ns))
+    except OSError as error:
+        if not Path(name).is_symlink():
+            raise InvalidInput(f"{shown_url(name)} {_why(error)}") from None
+        return File(name, os.path.relpath(name, folder or "."), NO_FILE, "")  # a link that leads nowhere
+    return File(name, os.path.relpath(name, folder or "."), about.st_size if S_ISREG(about.st_mode) else NO_FILE, str(about.st_mtime_ns))
+
+
+def _why(error: OSError) -> str:
+    return "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
 
 
 def _folder(pattern: str) -> str:
@@ -241,15 +186,27 @@ def _folder(pattern: str) -> str:
 
 
 def _walk(folder: str) -> list[str]:
-    inside = (str(Path(where, name)) for where, _, names in os.walk(folder) for name in names)
+    """All files in a folder and below, by name; links to folders are followed, into each folder once."""
+    inside, seen = [], set()
+    for where, folders, names in os.walk(folder, followlinks=True, onerror=_not_listed):
+        folders.sort()
+        if (real := os.path.realpath(where)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        inside += [str(Path(where, name)) for name in names]
     return sorted(inside, key=lambda name: Path(name).parts)
+
+
+def _not_listed(error: OSError) -> None:
+    raise InvalidInput(f"{shown_url(str(error.filename))} cannot be listed: {error.strerror}") from None
 
 
 def _system(url: str) -> tuple[Any, str]:
     try:
         found: tuple[Any, str] = fsspec.core.url_to_fs(url, **options(url))
     except ImportError as error:
-        raise InvalidInput(f"{_scheme(url)} URLs need a package that is not installed: {error}") from None
+        raise InvalidInput(f"{scheme_of(url)} URLs need a package that is not installed: {error}") from None
     except ValueError as error:
         raise InvalidInput(f"{shown_url(url)} cannot be read: {shown(str(error))}") from None
     return found
@@ -258,11 +215,11 @@ def _system(url: str) -> tuple[Any, str]:
 def _remote(url: str) -> tuple[str, list[File]]:
     """The folder that all files of a place are in, and the files."""
     system, path = _system(url)
-    folder = (path.partition("?")[0] if _is_web(url) else path).rpartition("/")[0]
+    folder = (path.partition("?")[0] if is_web(url) else path).rpartition("/")[0]
     try:
-        if not _is_web(url) and WILD.search(path):
+        if not is_web(url) and WILD.search(path):
             found, folder = again(system.glob, path, detail=True), _folder(path)
-        elif not _is_web(url) and again(system.isdir, path):
+        elif not is_web(url) and again(system.isdir, path):
             found, folder = again(system.find, path, detail=True), path
         else:
             found = {path: again(system.info, path)}
@@ -292,7 +249,7 @@ def _missing(cause: BaseException | None) -> str:
 
 def _listing(system: Any, path: str, folder: str, about: dict[str, Any]) -> File:
     url = str(system.unstrip_protocol(path))
-    if about.get("size") is None or (_is_web(url) and not about["size"]):
+    if about.get("size") is None or (is_web(url) and not about["size"]):
         raise InvalidInput(f"{shown_url(url)} tells no size, which is needed to read parts of it; redirects are not followed")
     mark = next((str(about[mark]) for mark in MARKS if about.get(mark)), "")
     return File(url, path.removeprefix(folder).lstrip("/"), int(about["size"]), mark)

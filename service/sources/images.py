@@ -14,9 +14,10 @@ from typing import IO, Any, Self, cast
 import numpy as np
 
 from service.errors import InvalidInput
-from service.sources.files import File, suffix
+from service.sources.files import File
 from service.sources.losses import Losses, reading
 from service.sources.parts import CHUNK_BYTES, Chunk, Layout, Part, Stretch, Wanted
+from service.sources.urls import suffix
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 IMAGES_PER_PART = 1024

@@ -13,8 +13,8 @@ from typing import Literal
 import pyarrow as pa
 
 from service.errors import InvalidInput, ServiceError, SourceUnavailable
-from service.sources.files import SCHEME, shown
 from service.sources.tries import may_pass
+from service.sources.urls import SCHEME, shown
 
 UNREADABLE = (
     OSError,

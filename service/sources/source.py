@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from service.errors import InvalidInput
 from service.sources import arrays, images, tables, zarr_arrays
 from service.sources.ahead import ahead
-from service.sources.files import LOCAL, File, digest, listed, shown_url, suffix
+from service.sources.files import LOCAL, NO_FILE, File, digest, listed
 from service.sources.losses import Loss, Losses, reading
 from service.sources.parts import Chunk, Layout, Part, Stretch, Wanted, rows_of
+from service.sources.urls import shown_url, suffix
 
 IMAGES_PER_CHUNK = 256
 LOOK_BYTES = 2**23  # of a file, from which the rows of all are guessed
@@ -207,6 +208,9 @@ def open_source(
     before = len(losses.lost)
     files = listed(urls, allow)
     form, files = _form(files, [os.fspath(urls)] if isinstance(urls, str | os.PathLike) else list(urls))
+    files = [file for file in files if _is_file(file, losses)]
+    if not files:
+        raise InvalidInput(f"nothing can be read; {losses.lost[-1].reason}")
     wanted = Wanted(tuple(columns or ()) or None, labels, key, tuple(features or ()) or None, numbers_alone)
     layout = form.scan(files, wanted, losses)
     lost = tuple(losses.lost[before:])
@@ -236,6 +240,18 @@ def first_not_finite(rows: NDArray[Any] | None) -> tuple[tuple[int, ...], float]
         return None
     place = tuple(int(i) for i in np.unravel_index(int(odd.argmax()), odd.shape))
     return place, float(rows[place])
+
+
+def _is_file(file: File, losses: Losses) -> bool:
+    """Whether a file can be read at all; otherwise it goes to ``losses``."""
+    wrong = ""
+    if file.size == NO_FILE:
+        wrong = "is no file: it is a link that leads nowhere, a pipe or the like"
+    elif not file.url.isascii() and any("\ud800" <= letter <= "\udfff" for letter in file.url):
+        wrong = "has a name that is no UTF-8: rename it"
+    if wrong:
+        losses.add(file.url, InvalidInput(f"{file.shown.encode(errors='backslashreplace').decode()} {wrong}"))
+    return not wrong
 
 
 def _form(files: list[File], given: list[str]) -> tuple[Form, list[File]]:

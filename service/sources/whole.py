@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from service.errors import InvalidInput
 from service.features import Batch, EncodedImage, Progress
 from service.sources.arrays import labels_of, whole_npy
-from service.sources.files import LOCAL, shown
+from service.sources.files import LOCAL
 from service.sources.losses import Losses
 from service.sources.parts import Chunk
 from service.sources.source import Source, open_source
+from service.sources.urls import shown
 
 
 @dataclass(frozen=True, slots=True)

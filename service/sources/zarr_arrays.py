@@ -10,10 +10,11 @@ import numpy as np
 
 from service.errors import InvalidInput
 from service.sources.arrays import NUMBERS, ROWS_KEY, numbers
-from service.sources.files import SCHEME, File, options
+from service.sources.files import File, options
 from service.sources.losses import Losses, reading
 from service.sources.parts import Chunk, Layout, Stretch, Wanted, ranges, row_numbers, size_of
 from service.sources.tries import awaited
+from service.sources.urls import SCHEME
 
 DESCRIPTIONS = ("zarr.json", ".zarray", ".zgroup")
 BLOCK_BYTES = 2**28  # a Zarr chunk is unpacked whole
@@ -44,7 +45,10 @@ def read_zarr(stretch: Stretch) -> Iterator[Chunk]:
     for start in range(stretch.start, end, stretch.rows):
         last = min(start + stretch.rows, end)
         where = slice(part.first + start, part.first + last)
-        block = np.asarray(rows[where]).reshape(last - start, *(rows.shape[1:] or (1,)))
+        try:
+            block = np.asarray(rows[where]).reshape(last - start, *(rows.shape[1:] or (1,)))
+        except RuntimeError as error:  # of what unpacks chunks
+            raise ValueError(f"rows {where.start} to {where.stop - 1}: {error}") from None
         taken = None if labels is None else np.asarray(labels[where])
         yield numbers(block, stretch.number, start, row_numbers(part, start, last), taken)
 

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 from service import errors
 from service.sources import Source, open_source
-from service.sources.files import suffix
+from service.sources.urls import suffix
 from service.store import Store
 from service.uploads.parts import Upload, Uploads
 

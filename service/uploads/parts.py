@@ -25,7 +25,7 @@ from typing import Literal
 from service import errors
 from service.connection import Connection, Declined, reached
 from service.settings import Settings
-from service.sources.files import suffix
+from service.sources.urls import suffix
 
 ID_PATTERN = r"^[0-9a-f]{32}$"
 CHUNK_BYTES = 2**20

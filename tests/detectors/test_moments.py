@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from detectors import moments as module
 from detectors.moments import BLOCK_ROWS, Moments
 from tests import naive
 
@@ -165,3 +166,17 @@ def test_rows_in_order_cost_no_precision():
     """A trend over the rows, of which the centre is taken from a few, leaves the scatter what it is."""
     rows = np.linspace(0, 1e6, 20_000)[:, None] + np.random.default_rng(0).normal(size=(20_000, 4))
     np.testing.assert_allclose(Moments.of(rows).scatter, np.cov(rows.T, bias=True) * len(rows), rtol=1e-9)
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_wide_products_are_made_in_panels(single, monkeypatch):
+    """Of some columns at a time, as they are where a product of all is more than BLAS can be trusted with: the same sums."""
+    rows = np.random.default_rng(0).normal(size=(60, 23)).astype(np.float32 if single else np.float64) + 3
+    whole = Moments.of(rows, single=single)
+    monkeypatch.setattr(module, "PANEL_COLUMNS", 7)
+    panels = Moments.of(rows, single=single)
+    for name in ("mean", "scatter", "cubic", "quartic"):
+        np.testing.assert_allclose(
+            getattr(panels, name), getattr(whole, name), rtol=1e-5 if single else 1e-12, atol=1e-4 if single else 1e-11
+        )
+    np.testing.assert_array_equal(panels.scatter, panels.scatter.T)

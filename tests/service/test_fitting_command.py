@@ -160,6 +160,10 @@ def test_a_dry_run_tells_the_way(shell: Shell) -> None:
     both = shell.quick("fit dry --data parts --memory 1 --dry-run --type gaussian+knn")
     assert "gaussian learns sums over all others\nknn learns a sample of at most 14563 others\n" in both
     assert both.endswith("of them\ntime of fitting knn after that: not known, since it does not grow evenly with the rows\n")
+    np.save(shell.folder / "wide.npy", rows(60, 1500))
+    np.save(shell.folder / "nan.npy", np.full((300, 3), np.nan))
+    assert "\nat the end up to 103 MiB of matrices of 1500 x 1500\n" in shell.quick("fit dry --data wide.npy --alpha 0.1 --dry-run")
+    assert "no row can be read; nan.npy holds nan in row 0" in refused(shell, "fit dry --data nan.npy --dry-run")
     folds = shell.quick("fit dry --data few.npy --alpha 0.05 --calibration cross-conformal --dry-run")
     assert folds.endswith(
         "by the first 300 of them\ntime of fitting gaussian after that: not known, since it does not grow evenly with the rows\n"

@@ -158,6 +158,7 @@ REFUSED: list[tuple[dict[str, Any], int, str, str]] = [
     ({"data": "rows.npy"}, 422, "#/data", "neither an absolute path nor a URL"),
     ({"data": "{shut}/rows.npy"}, 422, "#/data", "not under any of the places that FARFIELD_DATA_ROOTS"),
     ({"data": "{open}/../shut/rows.npy"}, 422, "#/data", "not under any of the places"),
+    ({"data": "{open}/\0.npy"}, 422, "#/data", "NUL"),
     ({"data": "{open}/out.npy"}, 422, "#/data", "not under any of the places"),
     ({"data": "http://127.0.0.1/rows.npy"}, 422, "#/data", "not under any of the places"),
     ({"data": "{open}/rows.npy", "extractor": "nonsense"}, 422, "#/extractor", "no bundled network 'nonsense'"),

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import struct
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -332,3 +336,85 @@ def test_zarr_is_asked_for_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_nothing_named_is_nothing_read() -> None:
     """An empty list of URLs."""
     assert "no data are named" in refused([])  # type: ignore[arg-type]
+
+
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    """Also where one leads back to a folder above it."""
+    (tmp_path / "data" / "a").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    for place in ("data/a/x.npy", "elsewhere/y.npy"):
+        np.save(tmp_path / place, ROWS)
+    (tmp_path / "data" / "b").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data" / "a" / "back").symlink_to(tmp_path / "data")
+    assert [file.name for file in open_source(tmp_path / "data").files] == ["a/x.npy", "b/y.npy"]
+    with pytest.raises(InvalidInput, match=r"b/y\.npy is not read"):
+        open_source(tmp_path / "data", allow=(str(tmp_path / "data"),))
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rather than passed over. Who tests may read everything, so the system's answer is made up."""
+    (tmp_path / "closed").mkdir()
+    np.save(tmp_path / "x.npy", ROWS)
+    scandir = os.scandir
+
+    def refusing(place: str) -> Any:
+        if Path(place).name == "closed":
+            raise PermissionError(13, "Permission denied", str(place))
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(InvalidInput, match="closed cannot be listed: Permission denied"):
+        open_source(tmp_path)
+
+
+def test_what_is_no_file_is_never_opened(tmp_path: Path) -> None:
+    """Pipes, on which a reader would wait for ever, and links that lead nowhere: named or left out; others passed over."""
+    np.save(tmp_path / "x.npy", ROWS)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "notes.txt").symlink_to(tmp_path / "nowhere")
+    assert len(open_source(tmp_path).files) == 1
+    os.mkfifo(tmp_path / "y.npy")
+    (tmp_path / "z.npy").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InvalidInput, match=r"y\.npy is no file: it is a link that leads nowhere, a pipe"):
+        open_source(tmp_path)
+    losses = Losses("skip")
+    assert [file.name for file in open_source(tmp_path, losses=losses).files] == ["x.npy"]
+    assert [Path(loss.name).name for loss in losses.lost] == ["y.npy", "z.npy"]
+    with pytest.raises(InvalidInput, match=r"nothing can be read; .*y\.npy is no file"):
+        open_source(tmp_path / "y.npy", losses=Losses("skip"))
+
+
+def test_names_that_cannot_be(tmp_path: Path) -> None:
+    """No UTF-8, and a NUL: refused in a sentence that can be printed."""
+    np.save(tmp_path / os.fsdecode(b"x\xe9.npy"), ROWS)
+    with pytest.raises(InvalidInput, match=r"x\\udce9\.npy has a name that is no UTF-8: rename it") as refused:
+        open_source(tmp_path)
+    assert str(refused.value).isascii()
+    with pytest.raises(InvalidInput, match="holds a NUL"):
+        open_source(f"{tmp_path}/x\0.npy")
+
+
+def test_a_damaged_chunk_of_zarr(tmp_path: Path) -> None:
+    """Is named by its rows, and left out if that is wanted."""
+    WRITERS["x.zarr"](tmp_path / "x.zarr")
+    (tmp_path / "x.zarr" / "c" / "2" / "0").write_bytes(b"xxxx")
+    with pytest.raises(InvalidInput, match=r"x\.zarr/.* cannot be read: rows 14 to 20: "):
+        list(open_source(tmp_path / "x.zarr").walk(rows=7))
+    assert sum(map(len, open_source(tmp_path / "x.zarr").walk(rows=7, losses=Losses("skip")))) == 14
+
+
+def test_a_program_waits_for_a_read_when_it_ends() -> None:
+    """A library that came back from one while the interpreter is taken down would bring it down."""
+    program = """
+import time
+from service.sources.ahead import ahead
+def slow():
+    yield 1
+    time.sleep(0.5)
+    print("read", flush=True)
+    yield 2
+for _ in ahead(slow()):
+    break
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "read\n"

@@ -27,7 +27,7 @@ from service import sources
 from service.errors import InvalidInput, SourceUnavailable
 from service.sources import Chunk, Losses, Source, open_source, tries
 from service.sources import parts as bounds
-from service.sources.files import shown
+from service.sources.urls import shown
 from tests.service.served import NORMAL
 from tests.service.source_data import LABELS, NAMES, ROWS, WRITERS, csv_bytes, images, labelled, lists, shard, table, tar_bytes
 
