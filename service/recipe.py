@@ -100,7 +100,7 @@ def split(rows: int, recipe: Recipe, hashes: NDArray[np.uint64] | None = None) -
     if (needed := rows_needed(recipe.alpha)) > held_out:
         raise InvalidInput(
             f"alpha={recipe.alpha} needs at least {needed} calibration rows, and {held_out} of {rows} rows are held out: "
-            f"give more rows, hold out a larger share, or accept an alpha of at least {1 / (held_out + 1):.3g}",
+            f"give more rows, hold out a larger share{f', or accept an alpha of at least {1 / (held_out + 1):.3g}' if held_out else ''}",
             "#/alpha",
         )
     if rows - held_out < 2:

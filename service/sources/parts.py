@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -133,6 +134,15 @@ class Stretch:
     @property
     def file(self) -> File:
         return self.files[self.part.file]
+
+
+def repeated(names: Iterable[str]) -> list[str]:
+    """Up to five of the names that come more than once.
+
+    >>> repeated(["a", "b", "a"])
+    ['a']
+    """
+    return [name for name, count in Counter(names).items() if count > 1][:5]
 
 
 def size_of(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:

@@ -17,7 +17,7 @@ from service.sources import arrays, images, tables, zarr_arrays
 from service.sources.ahead import ahead
 from service.sources.files import LOCAL, NO_FILE, File, digest, listed
 from service.sources.losses import Loss, Losses, reading
-from service.sources.parts import Chunk, Layout, Part, Stretch, Wanted, rows_of
+from service.sources.parts import Chunk, Layout, Part, Stretch, Wanted, repeated, rows_of
 from service.sources.urls import shown_url, suffix
 
 IMAGES_PER_CHUNK = 256
@@ -211,6 +211,8 @@ def open_source(
     files = [file for file in files if _is_file(file, losses)]
     if not files:
         raise InvalidInput(f"nothing can be read; {losses.lost[-1].reason}")
+    if form.name != "images" and (twice := repeated(os.path.normpath(file.url) if file.local else file.url for file in files)):
+        raise InvalidInput(f"{shown_url(twice[0])} is given twice: its rows would be learned and held out at once")
     wanted = Wanted(tuple(columns or ()) or None, labels, key, tuple(features or ()) or None, numbers_alone)
     layout = form.scan(files, wanted, losses)
     lost = tuple(losses.lost[before:])

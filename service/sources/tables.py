@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,7 +19,7 @@ from pyarrow import csv, ipc, parquet
 from service.errors import InvalidInput
 from service.sources.files import File
 from service.sources.losses import Losses
-from service.sources.parts import ROW_BYTES, Chunk, Layout, Part, Stretch, Wanted, one_layout, row_numbers
+from service.sources.parts import ROW_BYTES, Chunk, Layout, Part, Stretch, Wanted, one_layout, repeated, row_numbers
 
 ARROW_FILE = b"ARROW1"  # begins the form with a footer; the other is a stream
 STREAM_BYTES = 2**20  # of a Parquet column, or of a CSV, that is read at a time
@@ -184,7 +183,7 @@ def _columns(schema: pa.Schema, wanted: Wanted) -> Sequence[str]:
 
 def _layout(file: File, schema: pa.Schema, wanted: Wanted, parts: list[Part], width: Widths) -> Layout:
     if len(set(schema.names)) < len(schema.names):
-        raise ValueError(f"two columns have the same name: {_twice(schema.names)}")
+        raise ValueError(f"two columns have the same name: {repeated(schema.names)}")
     values = _value_columns(file, schema, wanted)
     if all(part.rows == 0 for part in parts):
         return Layout(tuple(parts), (len(values),), "float64", tuple(values))
@@ -199,8 +198,10 @@ def _layout(file: File, schema: pa.Schema, wanted: Wanted, parts: list[Part], wi
         if count * 8 > ROW_BYTES:
             raise InvalidInput(f"column {name!r} of {file.shown} has lists of {count} numbers; at most {ROW_BYTES // 8} are read")
         names.extend((f"{name}[{i}]" for i in range(count)) if _is_list(kind) else [name])
+    if wanted.columns and (twice := repeated(wanted.columns)):
+        raise InvalidInput(f"the columns {twice} are asked for more than once")
     if len(set(names)) < len(names):
-        raise InvalidInput(f"a column of {file.shown} has the name of a number in a column of lists: {_twice(names)}")
+        raise InvalidInput(f"a column of {file.shown} has the name of a number in a column of lists: {repeated(names)}")
     if wanted.features and (more := set(names) - set(wanted.features)):
         raise InvalidInput(f"{file.shown} holds {[name for name in names if name in more][:5]}, on which the detector was not fitted")
     if not names:
@@ -211,10 +212,6 @@ def _layout(file: File, schema: pa.Schema, wanted: Wanted, parts: list[Part], wi
             f"key column {wanted.key!r} of {file.shown} holds {schema.field(wanted.key).type}; integers or strings are needed"
         )
     return Layout(tuple(parts), (len(names),), "float32" if single else "float64", tuple(names), wanted.labels in schema.names)
-
-
-def _twice(names: Sequence[str]) -> list[str]:
-    return [name for name, count in Counter(names).items() if count > 1][:5]
 
 
 def _is_list(kind: pa.DataType) -> bool:

@@ -394,6 +394,14 @@ def test_names_that_cannot_be(tmp_path: Path) -> None:
         open_source(f"{tmp_path}/x\0.npy")
 
 
+def test_a_file_that_is_given_twice(tmp_path: Path) -> None:
+    """By a pattern and by its name: its rows would have two keys each, and be learned and held out at once."""
+    for name in "ab":
+        np.save(tmp_path / f"{name}.npy", ROWS)
+    with pytest.raises(InvalidInput, match=r"a\.npy is given twice"):
+        open_source([str(tmp_path / "*.npy"), f"{tmp_path}/./a.npy"])
+
+
 def test_a_damaged_chunk_of_zarr(tmp_path: Path) -> None:
     """Is named by its rows, and left out if that is wanted."""
     WRITERS["x.zarr"](tmp_path / "x.zarr")

@@ -600,6 +600,7 @@ SIGNED = "?signature=the'secret of/mine@secret"
         ({"a": [[1.0], [1.0, 2.0]]}, {}, "column 'a' of {url} has 2 numbers in row 1 and 1 in row 0"),
         ({"a": [[1.0], [None]]}, {}, "column 'a' of {url} has 1 empty cells in its lists, the first in row 1"),
         ({"a": [[1.0]], "b": [[1.0]]}, {"columns": ["c"]}, "{url} lacks the columns ['c']; it has ['a', 'b']"),
+        ({"a": [1.0], "b": [1.0]}, {"columns": ["a", "b", "a"]}, "the columns ['a'] are asked for more than once"),
         ({"a[0]": [1.0], "a": [[1.0]]}, {}, "a column of {url} has the name of a number in a column of lists: ['a[0]']"),
         ({"a": [1.0], "b": [1.0]}, {"key": "b"}, "key column 'b' of {url} holds double; integers or strings are needed"),
         ({"a": [1.0]}, {"labels": f"https://host/y.txt{SIGNED}"}, "{url} holds no labels named 'https://host/y.txt', and that is no .npy"),
