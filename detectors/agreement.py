@@ -32,11 +32,16 @@ def sample(points: Floats, count: int, seed: int) -> Any:
 def rank_correlation(detector: Any, one: dict[str, Any], other: dict[str, Any], points: Floats, seed: int) -> dict[str, float]:
     """Spearman's rank correlation of the scores that a detector gives with ``one`` and with ``other`` parameters to a fifth of some points.
 
-    Both learn the others; ``points`` are standardized already. Nothing where either gives one score to all.
+    Both learn the others, in double precision; ``points`` are standardized already. Nothing where either gives one score to all, or
+    cannot learn them, as where so many lie so near each other that the exact form is refused.
     """
     drawn = sample(points, COMPARED, seed)
     asked, learned = np.split(drawn, [len(drawn) // 5])
-    scores = [clone(detector).set_params(standardize=False, **changed).fit(learned).scores(asked) for changed in (one, other)]
+    forms = [clone(detector).set_params(standardize=False, precision="float64", **changed) for changed in (one, other)]
+    try:
+        scores = [form.fit(learned).scores(asked) for form in forms]
+    except ValueError:
+        return {}
     if min(map(np.ptp, scores)) == 0:
         return {}
     return {"rank_correlation": round(float(spearmanr(*scores).statistic), 6)}
