@@ -103,7 +103,7 @@ class Gathering:
         """Sums over the learned rows of a chunk, by type; nothing is changed. Raises InvalidInput for rows that cannot be learned."""
         if not (chunk.learned and self.plan.additive):
             return {}
-        found, rows, labels = {}, chunk.rows(), chunk.labels()
+        found, rows, labels = {}, chunk.passing(), chunk.labels()
         for kind in self.plan.additive:
             with refused(chunk):
                 found[kind] = self._additive(kind).sums(rows, labels if REGISTRY[kind].LABELLED else None, assume_finite=True)

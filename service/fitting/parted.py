@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from service.errors import InvalidInput
 from service.features import Batch, Features
 from service.reserve import digests_of
 from service.sources import Chunk, hashed, held_out
+
+_OWN = threading.local()  # of each thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +45,26 @@ class Parted:
         return len(self.held) - int(np.count_nonzero(self.held))
 
     def rows(self) -> Features:
-        """Features of the rows that are learned; where some are held out a copy, made anew for who asks, in the caches of their core."""
+        """Features of the rows that are learned; where some are held out a copy."""
         return self.features[~self.held] if self.held.any() else self.features
+
+    def passing(self) -> Features:
+        """The same for who keeps nothing of them: the copy is in the caches of its core, and the thread's until it asks again."""
+        if not self.held.any():
+            return self.features
+        return np.take(self.features, np.flatnonzero(~self.held), axis=0, out=_room(self.features, self.learned), mode="clip")
 
     def labels(self) -> NDArray[Any] | None:
         """Classes of the rows that are learned."""
         return None if self.chunk.labels is None else self.chunk.labels[~self.held]
+
+
+def _room(features: Features, rows: int) -> Features:
+    """Room for so many rows like these, the same each time for a thread: fresh memory of this size costs as much as the copy."""
+    room: Features | None = getattr(_OWN, "room", None)
+    if room is None or room.shape[1:] != features.shape[1:] or room.dtype != features.dtype or len(room) < rows:
+        room = _OWN.room = np.empty((len(features), *features.shape[1:]), features.dtype)
+    return room[:rows]
 
 
 @contextmanager

@@ -60,7 +60,7 @@ class Second:
 
     def summed(self, chunk: Parted) -> dict[str, Any]:
         """Sums over the rows of a chunk that the first pass learned, by type; nothing is changed."""
-        rows = chunk.rows()
+        rows = chunk.passing()
         with refused(chunk):
             return {kind: look(rows) for kind, look in self.looks.items() if len(rows)}
 
