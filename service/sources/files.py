@@ -166,7 +166,10 @@ def _local(path: str, allow: Sequence[str]) -> tuple[str, list[File]]:
 
 def _local_file(name: str, folder: str, allow: Sequence[str]) -> File:
     if "file" not in allow:
-        checked(name, allow)  # a link may lead out of what is allowed
+        try:
+            checked(name, allow)
+        except InvalidInput:  # which names all that is allowed
+            raise InvalidInput(f"{shown_url(name)} is not read: it is a link that leads out of what may be read") from None
     try:
         about = Path(name).stat()
     except OSError as error:

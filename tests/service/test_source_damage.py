@@ -347,7 +347,7 @@ def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
     (tmp_path / "data" / "b").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "data" / "a" / "back").symlink_to(tmp_path / "data")
     assert [file.name for file in open_source(tmp_path / "data").files] == ["a/x.npy", "b/y.npy"]
-    with pytest.raises(InvalidInput, match=r"b/y\.npy is not read"):
+    with pytest.raises(InvalidInput, match=r"b/y\.npy is not read: it is a link that leads out of what may be read$"):
         open_source(tmp_path / "data", allow=(str(tmp_path / "data"),))
 
 
